@@ -1,0 +1,71 @@
+"""Arrow types of contract fields, and the columns that carry a record's identity."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from .contract import Contract, Field
+
+SOURCE = "_source"
+"""Where a record came from (a file's URI): dictionary<int32, string>, one value a batch."""
+POSITION = "_position"
+"""Where in its source: for files the byte offset of the record, in the decompressed stream."""
+PAYLOAD = "_payload"
+"""The record's exact bytes, without its line end."""
+IDENTITY = (SOURCE, POSITION, PAYLOAD)
+UNKNOWN = "_unknown"
+"""With ``unknown_fields: keep``, what the contract does not name: a JSON object from path to value,
+or null."""
+
+IDENTITY_FIELDS = (
+    pa.field(SOURCE, pa.dictionary(pa.int32(), pa.string()), nullable=False),
+    pa.field(POSITION, pa.int64()),
+    pa.field(PAYLOAD, pa.binary()),
+)
+
+PAYLOADS = pa.schema(IDENTITY_FIELDS)
+"""Raw records, as sources give them and Parse takes them."""
+
+_SCALARS: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "boolean": pa.bool_(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us", "UTC"),
+    "time": pa.time64("us"),
+    "json": pa.string(),
+}
+
+
+def arrow_type(field: Field) -> pa.DataType:
+    """The Arrow type that holds a field's values."""
+    match field.type:
+        case "integer" | "number":
+            return pa.type_for_alias(field.storage)
+        case "decimal":
+            make = pa.decimal128 if field.precision <= 38 else pa.decimal256
+            return make(field.precision, field.scale)
+        case "object":
+            return pa.struct([arrow_field(f) for f in field.fields])
+        case "array":
+            assert field.items is not None
+            return pa.list_(pa.field("item", arrow_type(field.items)))
+        case scalar:
+            return _SCALARS[scalar]
+
+
+def arrow_field(field: Field) -> pa.Field:
+    """A nullable Arrow field: requiredness is a rule, judged after parsing."""
+    return pa.field(field.name, arrow_type(field))
+
+
+def record_schema(contract: Contract, *, keep_unknown: bool = False) -> pa.Schema:
+    """The columns of a contract's records, without identity."""
+    fields = [arrow_field(f) for f in contract.fields]
+    if keep_unknown:
+        fields.append(pa.field(UNKNOWN, pa.string()))
+    return pa.schema(fields)
+
+
+def batch_schema(contract: Contract, *, keep_unknown: bool = False) -> pa.Schema:
+    """The columns of a parsed batch: the record's, then its identity."""
+    return pa.schema([*record_schema(contract, keep_unknown=keep_unknown), *IDENTITY_FIELDS])

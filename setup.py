@@ -1,0 +1,61 @@
+"""millstream's build: each room of this repository becomes ``millstream.<room>``.
+
+``millstream`` itself is a namespace package (the root holds no ``__init__.py``), so that
+extensions can be shipped as ``millstream.<something>`` of their own.
+"""
+
+from pathlib import Path
+
+from setuptools import find_namespace_packages, setup
+
+ROOMS = ("schemas", "transforms", "pipelines", "templates")
+
+packages = [
+    f"millstream.{name}"
+    for room in ROOMS
+    for name in [room, *(f"{room}.{sub}" for sub in find_namespace_packages(room))]
+    if Path(name.replace(".", "/"), "__init__.py").exists()
+]
+
+BEAM = "apache-beam>=2.77,<2.78"
+
+setup(
+    name="millstream",
+    version="0.1.0",
+    description="Data pipelines on Apache Beam that lose nothing and prove it.",
+    long_description=Path("README.md").read_text("utf-8") if Path("README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=packages,
+    package_dir={f"millstream.{room}": room for room in ROOMS},
+    package_data={name: ["*.yaml", "py.typed"] for name in packages},
+    install_requires=[
+        BEAM,
+        "pyarrow>=17",
+        "msgspec>=0.19",
+        "open-data-contract-standard>=3.1",
+        "pyyaml>=6",
+        "datasketches>=5",
+        "numpy>=1.26",
+    ],
+    extras_require={
+        "gcp": [BEAM.replace("apache-beam", "apache-beam[gcp]"), "google-cloud-bigquery>=3.20"],
+        "dev": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "hypothesis>=6.100",
+            "psutil>=5.9",
+            "ruff>=0.6",
+            "pyright>=1.1.380",
+        ],
+        "bench": ["duckdb>=1.2", "orjson>=3.9", "psutil>=5.9"],
+    },
+    entry_points={"console_scripts": ["millstream=millstream.pipelines.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+    ],
+)
