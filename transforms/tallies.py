@@ -1,0 +1,30 @@
+"""Counts that travel through the data plane to the ledger, never through runner metrics.
+
+Every stage that takes records in or lets them go another way gives tallies beside its batches; the
+ledger adds them up. A tally is emitted with the very bundle that it counts, so a bundle that is
+retried is counted once.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+TALLIES = "tallies"
+"""Tag of the output that carries tallies, the same at every stage."""
+DEAD_LETTERS = "dead_letters"
+"""Tag of the output that carries dead letters, the same at every stage."""
+
+Outcome = Literal["read", "written", "dead", "duplicate", "filtered", "late"]
+
+
+class Tally(NamedTuple):
+    """So many records of a source had this outcome.
+
+    ``output`` names the output that the outcome belongs to; empty where it holds for all outputs
+    (``read``, ``dead``).
+    """
+
+    source: str
+    outcome: Outcome
+    rows: int
+    output: str = ""
