@@ -39,8 +39,10 @@ _SCALARS: dict[str, pa.DataType] = {
 def arrow_type(field: Field) -> pa.DataType:
     """The Arrow type that holds a field's values."""
     match field.type:
-        case "integer" | "number":
+        case "integer":
             return pa.type_for_alias(field.storage)
+        case "number":
+            return pa.float32() if field.storage == "float32" else pa.float64()
         case "decimal":
             make = pa.decimal128 if field.precision <= 38 else pa.decimal256
             return make(field.precision, field.scale)

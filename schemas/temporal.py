@@ -1,0 +1,215 @@
+"""Text to dates, times and time stamps, a column at a time, strictly.
+
+The rule (ISO 8601 / RFC 3339, a subset): ``YYYY-MM-DD``, then ``T`` or a space, ``HH:MM`` with
+optional seconds and up to nine fractional digits, then ``Z`` or ``±HH:MM`` (``±HHMM`` and ``±HH``
+too). Years are 0001 to 9999, days must exist, second 60 does not. Digits beyond microseconds are
+cut off, which is what Arrow, Avro and BigQuery can hold.
+
+One regular expression decides what is accepted and Arrow's cast only converts, so the parser is
+exactly as strict as the expression below, calendar included. Another format (a Java
+``DateTimeFormatter`` pattern, as ODCS has it) is rewritten to ISO first and then held to the same
+rule.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .contract import Field
+
+_LEAP_YEAR = (
+    "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)-02-29"
+)
+_DAY = (
+    "(?:[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
+    "|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))"
+    f"|{_LEAP_YEAR})"
+)
+_CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:[.][0-9]{1,9})?)?"
+_OFFSET = "(?:Z|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?)"
+_YEAR_ZERO = "^0000"
+_BEYOND_MICROSECONDS = "([.][0-9]{6})[0-9]+"
+
+_GUARDS = {
+    "date": f"^{_DAY}$",
+    "time": f"^{_CLOCK}$",
+    "naive": f"^{_DAY}[T ]{_CLOCK}$",
+    "offset": f"^{_DAY}[T ]{_CLOCK}{_OFFSET}$",
+}
+
+_FAR_FIRST = -62_135_596_800_000_000  # 0001-01-01T00:00:00Z in microseconds
+_FAR_LAST = 253_402_300_799_999_999  # 9999-12-31T23:59:59.999999Z
+
+_EXPECTED = {
+    "date": "a date such as 2026-11-24",
+    "time": "a time of day such as 13:45:00",
+    "timestamp": "a time stamp with an offset, such as 2026-11-24T13:45:00Z",
+}
+
+
+def expected(field: Field) -> str:
+    """What a value of this field should have looked like, for messages."""
+    if field.format and iso_rewrite(field.format):
+        return f"a {field.type} in the format {field.format}"
+    if field.zone:
+        return "a time stamp such as 2026-11-24T13:45:00"
+    return _EXPECTED[field.type]
+
+
+def parse_column(texts: pa.Array, field: Field) -> tuple[pa.Array, np.ndarray | None]:
+    """Convert a string column into the Arrow type of a date, time or timestamp field.
+
+    Returns:
+        The converted column (null where the text was null or refused), and the indices of what
+        was refused, or ``None`` if nothing was.
+    """
+    rewrite = iso_rewrite(field.format) if field.format else None
+    if rewrite is not None:
+        pattern, template, has_offset = rewrite
+        matches = pc.match_substring_regex(texts, pattern)
+        texts = pc.replace_substring_regex(texts, pattern, template)
+        texts = pc.if_else(matches, texts, pa.scalar("", pa.string()))  # refused by the guard
+        if field.type == "timestamp" and not has_offset and field.zone is None:
+            return _parse(texts, "naive", "UTC")  # the format itself says that there is no offset
+    if field.type == "date":
+        return _parse(texts, "date", None)
+    if field.type == "time":
+        return _parse(texts, "time", None)
+    if field.zone is None:
+        return _parse(texts, "offset", None)
+    return _parse_mixed(texts, field.zone)
+
+
+def _parse(texts: pa.Array, guard: str, zone: str | None) -> tuple[pa.Array, np.ndarray | None]:
+    accepted = pc.match_substring_regex(texts, _GUARDS[guard])
+    refused = None
+    if pc.all(accepted).as_py() is False:  # nulls are skipped
+        refused = np.flatnonzero(~accepted.fill_null(True).to_numpy(zero_copy_only=False))
+        texts = pc.if_else(accepted, texts, pa.scalar(None, pa.string()))
+    if guard in ("naive", "offset", "time") and pc.any(
+        pc.match_substring_regex(texts, _BEYOND_MICROSECONDS)
+    ).as_py():
+        texts = pc.replace_substring_regex(texts, _BEYOND_MICROSECONDS, r"\1")
+    if guard == "date":
+        return _within_years(texts, pa.date32(), refused)
+    if guard == "time":
+        # Arrow casts no text to a time of day: put it on a day and take the day off again
+        dated = pc.binary_join_element_wise("1970-01-01T", texts, "")
+        return dated.cast(pa.timestamp("us")).cast(pa.time64("us")), refused
+    if guard == "offset":
+        return _within_years(texts, pa.timestamp("us", "UTC"), refused)
+    local, refused = _within_years(texts, pa.timestamp("us"), refused)
+    return _localise(local, zone or "UTC"), refused
+
+
+def _within_years(
+    texts: pa.Array, to: pa.DataType, refused: np.ndarray | None
+) -> tuple[pa.Array, np.ndarray | None]:
+    """Cast, refusing instants outside years 1 to 9999, which Python and most tables cannot hold."""
+    values = texts.cast(to)
+    if to == pa.date32():
+        outside = pc.match_substring_regex(texts, _YEAR_ZERO)
+    else:
+        micros = values.view(pa.int64())
+        bounds = pc.min_max(micros).as_py()
+        if bounds["min"] is None or (
+            bounds["min"] >= _FAR_FIRST and bounds["max"] <= _FAR_LAST
+        ):
+            return values, refused
+        outside = pc.or_(pc.less(micros, _FAR_FIRST), pc.greater(micros, _FAR_LAST))
+    if not pc.any(outside).as_py():
+        return values, refused
+    more = np.flatnonzero(outside.fill_null(False).to_numpy(zero_copy_only=False))
+    refused = more if refused is None else np.union1d(refused, more)
+    return pc.if_else(outside, pa.scalar(None, to), values), refused
+
+
+def _localise(local: pa.Array, zone: str) -> pa.Array:
+    """Local wall-clock times to instants; in a fold the earlier one, in a gap the next that exists.
+
+    Raises nothing: Arrow's own time zone database may be absent (Windows), Python's is not.
+    """
+    if zone == "UTC":
+        return local.cast(pa.timestamp("us", "UTC"))
+    try:
+        placed = pc.assume_timezone(local, zone, ambiguous="earliest", nonexistent="latest")
+        return placed.cast(pa.timestamp("us", "UTC"))
+    except pa.ArrowInvalid:
+        tz = ZoneInfo(zone)
+        instants = [None if v is None else v.replace(tzinfo=tz) for v in local.to_pylist()]
+        return pa.array(instants, pa.timestamp("us", "UTC"))
+
+
+def _parse_mixed(texts: pa.Array, zone: str) -> tuple[pa.Array, np.ndarray | None]:
+    """Values with an offset keep it, those without are of ``zone``."""
+    naive = pc.match_substring_regex(texts, _GUARDS["naive"])
+    nothing = pa.scalar(None, pa.string())
+    local, _ = _parse(pc.if_else(naive, texts, nothing), "naive", zone)
+    placed, refused = _parse(pc.if_else(naive, nothing, texts), "offset", None)
+    return pc.coalesce(placed, local), refused
+
+
+_TOKENS = {
+    "yyyy": ("year", "([0-9]{4})"),
+    "uuuu": ("year", "([0-9]{4})"),
+    "MM": ("month", "([0-9]{2})"),
+    "dd": ("day", "([0-9]{2})"),
+    "HH": ("hour", "([0-9]{2})"),
+    "mm": ("minute", "([0-9]{2})"),
+    "ss": ("second", "([0-9]{2})"),
+    "Z": ("offset", "([+-][0-9]{4})"),
+    "X": ("offset", "(Z|[+-][0-9]{2}(?:[0-9]{2})?)"),
+    "XX": ("offset", "(Z|[+-][0-9]{4})"),
+    "XXX": ("offset", "(Z|[+-][0-9]{2}:[0-9]{2})"),
+    "xxx": ("offset", "([+-][0-9]{2}:[0-9]{2})"),
+}
+_PIECE = re.compile(r"'((?:[^']|'')*)'|([A-Za-z])\2*|.", re.DOTALL)
+
+
+@functools.lru_cache(maxsize=256)
+def iso_rewrite(pattern: str) -> tuple[str, str, bool] | None:
+    """A Java ``DateTimeFormatter`` pattern as (regular expression, ISO template, has an offset).
+
+    Source of the letters: the JDK's ``java.time.format.DateTimeFormatter``. ``None`` where the
+    pattern uses what cannot be rewritten (names of months, two-digit years, half days): the value
+    is then held to ISO 8601, and ``contract check`` says so.
+    """
+    groups: dict[str, str] = {}
+    expression = ""
+    for piece in _PIECE.finditer(pattern):
+        text = piece.group(0)
+        if piece.group(1) is not None:
+            expression += re.escape(piece.group(1).replace("''", "'") or "'")
+        elif piece.group(2) is None:
+            expression += re.escape(text)
+        else:
+            name, regex = _TOKENS.get(text) or (
+                ("fraction", f"([0-9]{{{len(text)}}})")
+                if set(text) == {"S"} and len(text) <= 9
+                else ("", "")
+            )
+            if not name or name in groups:
+                return None
+            groups[name] = rf"\{len(groups) + 1}"
+            expression += regex
+    day, clock = {"year", "month", "day"}, {"hour", "minute"}
+    has = set(groups)
+    if not (day <= has or (clock <= has and not has & day)):
+        return None
+    template = ""
+    if day <= has:
+        template = "{year}-{month}-{day}"
+    if clock <= has:
+        template += ("T" if template else "") + "{hour}:{minute}"
+        template += ":{second}" if "second" in has else ""
+        template += ".{fraction}" if {"second", "fraction"} <= has else ""
+        template += "{offset}" if "offset" in has else ""
+    elif has & {"hour", "minute", "second", "fraction", "offset"}:
+        return None
+    return f"^{expression}$", template.format(**groups), "offset" in has
