@@ -6,6 +6,8 @@ small, immutable and picklable: it travels to workers inside the pipeline's grap
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -67,6 +69,7 @@ class Finding:
 
     path: str
     message: str
+    line: int = 0  # of the document, from 1; 0 if not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +115,50 @@ class Contract:
                 yield from walk(f.fields, f"{prefix}{f.name}.")
 
         return walk(self.fields, "")
+
+
+DIGEST_FORMAT = "millstream.contract/1"
+
+
+def digest_of(contract: Contract) -> str:
+    """The SHA-256 (hex) of everything in a contract that decides what becomes of a record.
+
+    Descriptions, classifications and findings decide nothing. The text that is hashed is JSON
+    without spaces; it holds no object's ``repr``, so every Python gives the same.
+    """
+    said = {
+        "format": DIGEST_FORMAT,
+        "id": contract.id,
+        "version": contract.version,
+        "name": contract.name,
+        "fields": [_field_said(f) for f in contract.fields],
+        "event_time": contract.event_time,
+        "primary_key": list(contract.primary_key),
+    }
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _field_said(field: Field) -> dict[str, Any]:
+    return {
+        "name": field.name,
+        "type": field.type,
+        "required": field.required,
+        "rules": [[rule.kind, _value_said(rule.value)] for rule in field.rules],
+        "fields": [_field_said(f) for f in field.fields],
+        "items": field.items and _field_said(field.items),
+        "storage": field.storage,
+        "precision": field.precision,
+        "scale": field.scale,
+        "pattern": field.format,
+        "zone": field.zone,
+        "primary_key": field.primary_key,
+        "unique": field.unique,
+    }
+
+
+def _value_said(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_value_said(v) for v in value]
+    # dates, times and decimals; their type is that of the field
+    return value if isinstance(value, str | int | float) else str(value)

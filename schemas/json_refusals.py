@@ -18,7 +18,7 @@ from .codes import Code
 from .contract import Contract, Field
 from .integers import integer_range
 from .rules import Violation, find_violations, shown
-from .storage import Number, column_builder, convert
+from .json_columns import Number, column_builder, convert
 
 _decode = msgspec.json.Decoder(float_hook=Number).decode
 

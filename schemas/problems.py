@@ -1,0 +1,141 @@
+"""How a mistake in a contract is said: where it stands, what was expected, the nearest right name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .contract import ContractError, Finding
+from .documents import Document
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """``"; did you mean 'integer'?"``, or nothing where no name comes near.
+
+    >>> did_you_mean("requierd", ["required", "unique"])
+    "; did you mean 'required'?"
+    >>> did_you_mean("colour", ["required", "unique"])
+    ''
+    """
+    spellings = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(word.lower(), spellings, n=1)
+    return f"; did you mean {spellings[near[0]]!r}?" if near else ""
+
+
+def list_names(names: Iterable[str]) -> str:
+    """``'a', 'b' or 'c'``, as a message lists what would be right.
+
+    >>> list_names(["a", "b", "c"])
+    "'a', 'b' or 'c'"
+    """
+    *most, last = map(repr, names)
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def say(value: Any) -> str:
+    """A value of the document as a message repeats it: short, in YAML's words.
+
+    >>> say(True), say({"a": 1}), say("word")
+    ('true', 'a mapping', "'word'")
+    """
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case dict():
+            return "a mapping"
+        case list():
+            return "a list"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in an ODCS document, which errors and findings can be pinned to.
+
+    ``place["properties"][3]`` is a place further in. Findings of all places of one document are
+    gathered in one list.
+    """
+
+    document: Document
+    at: tuple[str | int, ...] = ()
+    findings: list[Finding] = field(default_factory=list)
+
+    def __getitem__(self, step: str | int) -> Place:
+        return Place(self.document, (*self.at, step), self.findings)
+
+    @property
+    def value(self) -> Any:
+        """What the document says here, or ``None``."""
+        value = self.document.value
+        for step in self.at:
+            match value:
+                case dict():
+                    value = value.get(step)
+                case list() if isinstance(step, int) and step < len(value):
+                    value = value[step]
+                case _:
+                    return None
+        return value
+
+    @property
+    def line(self) -> int:
+        """The line of this place, or of the nearest place around it that the document has."""
+        for end in range(len(self.at), 0, -1):
+            if line := self.document.lines.get(self.at[:end]):
+                return line
+        return 1
+
+    @property
+    def text(self) -> str | None:
+        """A fraction as it is written, with every digit."""
+        return self.document.numbers.get(self.at)
+
+    @property
+    def path(self) -> str:
+        """The place as a user names it: ``address.zip.logicalTypeOptions.pattern``, ``tags[]``."""
+        path, value = "", self.document.value
+        for i, step in enumerate(self.at):
+            before = self.at[i - 1] if i else None
+            value = value[step] if _holds(value, step) else None
+            name = value.get("name") if isinstance(value, dict) else None
+            if step == "schema" and i == 0 and len(self.at) > 1:
+                continue
+            if i == 1 and before == "schema":
+                path = name if isinstance(name, str) else f"schema[{step}]"
+            elif step == "properties" and i + 1 < len(self.at):
+                path = "" if i == 2 else path
+            elif before == "properties" and isinstance(step, int):
+                path = _join(path, name if isinstance(name, str) else f"properties[{step}]")
+            elif step == "items" and i > 2:
+                path += "[]"
+            else:
+                path = f"{path}[{step}]" if isinstance(step, int) else _join(path, step)
+        return path
+
+    def error(self, message: str) -> ContractError:
+        """The error to raise for this place."""
+        return _error(self.document.origin, self.line, self.path, message)
+
+    def find(self, message: str) -> None:
+        """Note what is asked here but not enforced."""
+        self.findings.append(Finding(self.path, message, self.line))
+
+
+def _error(origin: str, line: int, path: str, message: str) -> ContractError:
+    return ContractError(f"{origin}:{line} {path}: {message}" if path else
+                         f"{origin}:{line}: {message}")
+
+
+def _holds(value: Any, step: str | int) -> bool:
+    if isinstance(value, list):
+        return isinstance(step, int) and step < len(value)
+    return isinstance(value, dict) and step in value
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

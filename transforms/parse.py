@@ -1,0 +1,100 @@
+"""Parse: raw payloads to batches of typed columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.utils.windowed_value import WindowedValue
+
+from ..schemas.contract import Contract
+from ..schemas.json_decoder import Decoded, UnknownFields
+from .coder import RecordBatchCoder  # registers it  # noqa: F401
+from .dead_letters import Origin, refused_batch
+from .decoding import Decoding, open_decoding
+from .error_handling import HandlesErrors
+from .stage_result import StageResult
+from .tallies import DEAD_LETTERS
+
+
+class Parse(HandlesErrors):
+    """Decode batches of JSON payloads by a contract.
+
+    Takes batches with the columns of ``millstream.schemas.arrow.PAYLOADS``. Gives a
+    :class:`~millstream.transforms.stage_result.StageResult` whose ``records`` have the contract's
+    columns, then ``_source``, ``_position`` and ``_payload``. Types are strict: see
+    :class:`~millstream.schemas.json_decoder.JsonDecoder`. A record that does not fit is one dead
+    letter with all that is wrong with it, rules of other fields included.
+
+    Args:
+        unknown_fields: what to do with fields that the contract does not name: ``ignore``,
+            ``keep`` (in a column ``_unknown``, as JSON) or ``reject``.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        *,
+        unknown_fields: UnknownFields = "ignore",
+        origin: Origin | None = None,
+    ) -> None:
+        super().__init__()
+        self._contract = contract
+        self._unknown_fields: UnknownFields = unknown_fields
+        self._origin = (origin or Origin("parse")).of(contract)
+
+    def expand(self, payloads: beam.PCollection[pa.RecordBatch]) -> Any:
+        decode = _ParseBatches(self._contract, self._unknown_fields, self._origin)
+        outputs = payloads | "Decode" >> beam.ParDo(decode).with_outputs(
+            DEAD_LETTERS, main="records"
+        )
+        return self.handled(StageResult.of(outputs))
+
+
+class _ParseBatches(beam.DoFn):
+    """Decodes batches, several at a time where helper processes are attached.
+
+    Batches leave in the order in which they came. What is still being decoded when the bundle
+    ends is waited for there.
+    """
+
+    def __init__(self, contract: Contract, unknown_fields: UnknownFields, origin: Origin) -> None:
+        self._contract = contract
+        self._unknown_fields: UnknownFields = unknown_fields
+        self._origin = origin
+
+    def setup(self) -> None:
+        self._decoding: Decoding = open_decoding(self._contract, self._unknown_fields)
+
+    def process(
+        self,
+        batch: pa.RecordBatch,
+        window: Any = beam.DoFn.WindowParam,
+        timestamp: Any = beam.DoFn.TimestampParam,
+    ) -> Iterator[Any]:
+        for done in self._decoding.put((batch, timestamp, window)):
+            yield from self._outputs(*done)
+
+    def finish_bundle(self) -> Iterator[Any]:
+        for done in self._decoding.drain():
+            yield from self._outputs(*done)
+
+    def _outputs(self, task: tuple[pa.RecordBatch, Any, Any], decoded: Decoded) -> Iterator[Any]:
+        batch, timestamp, window = task
+        if decoded.records.num_rows:
+            yield WindowedValue(_with_identity(decoded, batch), timestamp, [window])
+        if decoded.refused:
+            letters = refused_batch(batch, decoded.violations, self._origin)
+            value = WindowedValue(letters, timestamp, [window])
+            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, value)
+
+
+def _with_identity(decoded: Decoded, payloads: pa.RecordBatch) -> pa.RecordBatch:
+    if decoded.kept is not None:
+        payloads = payloads.take(pa.array(decoded.kept))
+    return pa.RecordBatch.from_arrays(
+        [*decoded.records.columns, *payloads.columns],
+        schema=pa.schema([*decoded.records.schema, *payloads.schema]),
+    )

@@ -1,0 +1,169 @@
+"""Files to byte chunks: matching patterns, splitting into ranges, decompressing.
+
+A plain file is split into ranges that are read in parallel; a gzip file is one range, since it can
+only be read from its start. Offsets in a gzip file count decompressed bytes.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO, Literal, NamedTuple
+
+from .. import storage
+from ..plan import InputFile
+from .lines import BrokenStream
+
+CHUNK_BYTES = 4 << 20
+"""How much is read at a time, and so about the size of a batch of payloads."""
+RANGE_BYTES = 64 << 20
+"""How much of a plain file one worker reads."""
+
+Compression = Literal["auto", "gzip", "none"]
+
+
+class NoFiles(ValueError):
+    """A pattern that matches no file."""
+
+
+class FileRange(NamedTuple):
+    """A part of a file: the bytes [start, end); ``end`` is ``None`` for a compressed file."""
+
+    file: InputFile
+    start: int
+    end: int | None
+    gzip: bool
+
+
+def match_files(patterns: Sequence[str], allow_none: bool = False) -> list[InputFile]:
+    """The files that patterns match, each once, by name.
+
+    Names that start with ``.`` or ``_`` are not matched by a wildcard, as in Hadoop and Spark.
+
+    Raises:
+        NoFiles: a pattern matches nothing, unless ``allow_none``.
+        StorageError: a folder or file cannot be looked at.
+    """
+    found: dict[str, InputFile] = {}
+    for pattern in patterns:
+        matched = _match(pattern)
+        if not matched and not allow_none:
+            raise NoFiles(f"no file matches {pattern}")
+        found.update((f.source, f) for f in matched)
+    return [found[source] for source in sorted(found)]
+
+
+def _match(pattern: str) -> list[InputFile]:
+    if storage.is_remote(pattern):
+        from apache_beam.io.filesystems import FileSystems
+
+        with storage.named(pattern, "match"):
+            metadata = FileSystems.match([pattern])[0].metadata_list
+        return [
+            InputFile(m.path, m.size_in_bytes, str(m.last_updated_in_seconds)) for m in metadata
+        ]
+    pattern = storage.absolute(pattern)
+    names = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
+    return [
+        local_file(name)
+        for name in names
+        if os.path.isfile(name) and (name == pattern or os.path.basename(name)[0] not in "._")
+    ]
+
+
+def local_file(name: str) -> InputFile:
+    """The file as it is now."""
+    with storage.named(name, "read"):
+        status = os.stat(name)
+        if not os.access(name, os.R_OK):
+            raise PermissionError(13, "permission denied")
+    return InputFile(name, status.st_size, str(status.st_mtime_ns))
+
+
+def file_ranges(
+    files: Iterable[InputFile],
+    compression: Compression = "auto",
+    range_bytes: int = RANGE_BYTES,
+) -> list[FileRange]:
+    """Ranges that together are the files, each byte in one."""
+    ranges = []
+    for file in files:
+        gzip = compression == "gzip" or (compression == "auto" and file.source.endswith(".gz"))
+        if gzip:
+            ranges.append(FileRange(file, 0, None, True))
+            continue
+        bounds = [*range(0, max(file.size, 1), range_bytes), file.size]
+        # a last range of a few bytes is not worth a worker
+        if len(bounds) > 2 and bounds[-1] - bounds[-2] < range_bytes // 8:
+            del bounds[-2]
+        ranges += [
+            FileRange(file, a, b, False) for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+        ]
+    return ranges
+
+
+def chunks(part: FileRange, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+    """The bytes of a range and on to the end of the file, as :func:`.lines.cut_lines` takes them.
+
+    Raises:
+        BrokenStream: truncated or corrupt compressed data, or a file shorter than planned.
+        StorageError: the file cannot be read, or has changed since it was planned.
+    """
+    name = part.file.source
+    with storage.open_read(name) as file, storage.named(name, "read"):
+        _refuse_changed(part.file)
+        if part.gzip:
+            yield from _gunzip(file, chunk_bytes)
+        else:
+            yield from _plain(file, part, chunk_bytes)
+
+
+def _refuse_changed(planned: InputFile) -> None:
+    if storage.is_remote(planned.source):
+        return
+    now = local_file(planned.source)
+    if now.version != planned.version and now.size == planned.size:
+        raise OSError("the file has changed since the run was planned; run again")
+
+
+def _plain(file: BinaryIO, part: FileRange, chunk_bytes: int) -> Iterator[bytes]:
+    at = max(part.start - 1, 0)
+    file.seek(at)
+    while at < part.file.size:  # what has been appended since the plan belongs to the next run
+        # read past our end only as far as our last line goes
+        ahead = min(chunk_bytes, part.file.size - at)
+        if part.end is not None and at >= part.end:
+            ahead = min(ahead, 64 << 10)
+        data = file.read(ahead)
+        if not data:
+            raise BrokenStream(f"ends at byte {at}, {part.file.size - at} bytes before its planned end")
+        at += len(data)
+        yield data
+
+
+def _gunzip(file: BinaryIO, chunk_bytes: int) -> Iterator[bytes]:
+    """Decompress all members of a gzip file (RFC 1952), in chunks of bounded size."""
+    member = zlib.decompressobj(wbits=31)
+    pending, started = b"", False
+    while True:
+        if not pending:
+            pending = file.read(256 << 10)
+            if not pending:
+                if started and not member.eof:
+                    raise BrokenStream("is truncated: the compressed data ends too early")
+                return
+        if member.eof:
+            pending = pending.lstrip(b"\0")  # padding between or after members
+            if not pending:
+                continue
+            member, started = zlib.decompressobj(wbits=31), False
+        try:
+            data = member.decompress(pending, chunk_bytes)
+            started = True
+        except zlib.error as error:
+            raise BrokenStream(f"is corrupt: {error}") from error
+        pending = member.unconsumed_tail or member.unused_data
+        if data:
+            yield data

@@ -1,0 +1,40 @@
+"""What staging tells the commit: which files there are, how many rows of which sources they hold.
+
+Receipts travel through the data plane beside the tallies, and are stored in ``prepared.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+Part = Literal["data", "states"]
+"""``data``: rows of the visible table. ``states``: partial states of aggregates, kept next to it."""
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """One staged file.
+
+    ``sources`` has the number of rows by source. ``contributions`` is, for states, the number of
+    records that they hold. ``unreadable`` lists the regions, as ``source @ position``, that a file
+    of dead letters says could not be read.
+    """
+
+    output: str
+    part: Part = "data"
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+    sources: dict[str, int] = {}
+    contributions: int = 0
+    unreadable: tuple[str, ...] = ()
+
+
+def content_digest(receipts: Iterable[Receipt]) -> str:
+    """SHA-256 (hex) of what the files hold, whatever the order of the receipts."""
+    lines = sorted(f"{receipt.part} {receipt.sha256}\n" for receipt in receipts)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,94 @@
+"""Rows in and rows out: between record batches and elements that are one record each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import msgspec
+import pyarrow as pa
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from ..schemas.arrow import IDENTITY, PAYLOADS
+
+
+class ToPayloads(beam.PTransform):
+    """Single raw records to batches of payloads, as Parse takes them.
+
+    Takes ``bytes``, ``str``, or dicts (which are written as JSON). They have no position, so
+    records with the same bytes cannot be told apart. Batches do not outlive a bundle.
+
+    Args:
+        source: what to call the place they come from.
+        batch_bytes: emit a batch when so many bytes have gathered.
+    """
+
+    def __init__(self, source: str = "rows", batch_bytes: int = 4 << 20) -> None:
+        super().__init__()
+        self._source = source
+        self._batch_bytes = batch_bytes
+
+    def expand(self, rows: beam.PCollection[Any]) -> beam.PCollection[pa.RecordBatch]:
+        gather = _GatherPayloads(self._source, self._batch_bytes)
+        return rows | "Gather" >> beam.ParDo(gather).with_output_types(pa.RecordBatch)
+
+
+class _GatherPayloads(beam.DoFn):
+    def __init__(self, source: str, batch_bytes: int) -> None:
+        self._source = source
+        self._batch_bytes = batch_bytes
+
+    def start_bundle(self) -> None:
+        self._waiting: dict[Any, list[bytes]] = {}
+        self._bytes = 0
+        self._latest: Any = None
+
+    def process(
+        self, row: Any, window: Any = beam.DoFn.WindowParam, timestamp: Any = beam.DoFn.TimestampParam
+    ) -> Iterator[WindowedValue]:
+        payload = _payload(row)
+        self._waiting.setdefault(window, []).append(payload)
+        self._bytes += len(payload)
+        self._latest = timestamp
+        if self._bytes >= self._batch_bytes:
+            yield from self.finish_bundle()
+            self.start_bundle()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for window, payloads in self._waiting.items():
+            sources = pa.array([self._source] * len(payloads)).dictionary_encode()
+            columns = [sources, pa.nulls(len(payloads), pa.int64()), pa.array(payloads, pa.binary())]
+            batch = pa.RecordBatch.from_arrays(columns, schema=PAYLOADS)
+            when = self._latest if isinstance(window, GlobalWindow) else window.max_timestamp()
+            yield WindowedValue(batch, when, [window])
+
+
+def _payload(row: Any) -> bytes:
+    if isinstance(row, bytes):
+        return row
+    return row.encode() if isinstance(row, str) else msgspec.json.encode(row)
+
+
+class ToRows(beam.PTransform):
+    """Record batches to dicts, one a record, with Python values.
+
+    Args:
+        identity: keep the columns ``_source``, ``_position`` and ``_payload``.
+    """
+
+    def __init__(self, identity: bool = False) -> None:
+        super().__init__()
+        self._identity = identity
+
+    def expand(self, batches: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[dict[str, Any]]:
+        return batches | "Rows" >> beam.FlatMap(_rows, self._identity).with_output_types(
+            dict[str, Any]
+        )
+
+
+def _rows(batch: pa.RecordBatch, identity: bool) -> list[dict[str, Any]]:
+    if not identity:
+        batch = batch.select([n for n in batch.schema.names if n not in IDENTITY])
+    return batch.to_pylist()

@@ -1,0 +1,209 @@
+"""Files in a folder, and a manifest that names which of them are committed.
+
+Final names follow from run and content, so moving a staged file into place twice is moving it
+once. A manifest is a numbered snapshot of all that is live, created only if its number is free: who
+finds it taken reads the newest and tries again. Readers by manifest see all of a commit or nothing;
+readers by glob see whole files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from .. import storage
+from ..plan import Token
+from ..receipts import Part, Receipt
+from .destination import CommitConflict, Committed, Destination
+
+FORMAT = "millstream.manifest/1"
+PRIVATE = "_millstream"
+KEEP = 16
+"""How many manifest snapshots are kept for readers that have just listed them."""
+
+
+class ManifestFile(msgspec.Struct, frozen=True):
+    """A live file. ``path`` is relative to the destination's folder."""
+
+    path: str
+    part: Part
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """What one run has committed to one output.
+
+    ``replaced`` are the files that this commit put out of use; deleting them can be repeated.
+    """
+
+    output: str
+    run_id: str
+    token: str
+    digest: str
+    rows: int
+    files: tuple[ManifestFile, ...] = ()
+    replaced: tuple[str, ...] = ()
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is live in a folder, as of one version."""
+
+    format: str = FORMAT
+    version: int = 0
+    entries: tuple[Entry, ...] = ()
+
+    def entry(self, output: str, run_id: str) -> Entry | None:
+        """What a run has committed to an output."""
+        return next((e for e in self.entries if (e.output, e.run_id) == (output, run_id)), None)
+
+
+@dataclass(frozen=True)
+class FilesDestination(Destination):
+    """Parquet or JSON lines files in ``folder``."""
+
+    uri: str
+    name: str
+    format: str
+    home: str
+
+    @property
+    def staging(self) -> str:
+        return storage.join(self.home, PRIVATE, "staging")
+
+    def commit(self, token: Token, digest: str, receipts: Sequence[Receipt]) -> None:
+        files = _final_files(self, token, receipts)
+        while True:
+            manifest = read_manifest(self.home)
+            held = manifest.entry(self.name, token.run_id)
+            if held is None or held.token != str(token) or held.digest != digest:
+                self._refuse_other_content(held, token)
+                for receipt, file in files:
+                    storage.move(receipt.path, storage.join(self.home, file.path))
+                held = self._entry(token, digest, [file for _, file in files], held)
+                if not _append(self.home, manifest, held):
+                    continue
+                manifest = read_manifest(self.home)
+                if manifest.entry(self.name, token.run_id) != held:
+                    continue  # our number had been used and tidied away: nobody reads it
+            self._tidy(manifest, held)
+            return
+
+    def committed(self, run_id: str) -> Committed | None:
+        held = read_manifest(self.home).entry(self.name, run_id)
+        return held and Committed(Token.parse(held.token), held.digest, held.rows)
+
+    def _refuse_other_content(self, held: Entry | None, token: Token) -> None:
+        if held is not None and held.token == str(token):
+            raise CommitConflict(
+                f"output {self.name!r} already holds run {token.run_id} with other content "
+                f"({held.rows} rows, in {self.home}); give this run another run id"
+            )
+
+    def _entry(
+        self, token: Token, digest: str, files: list[ManifestFile], old: Entry | None
+    ) -> Entry:
+        new = {file.path for file in files}
+        return Entry(
+            output=self.name,
+            run_id=token.run_id,
+            token=str(token),
+            digest=digest,
+            rows=sum(file.rows for file in files if file.part == "data"),
+            files=tuple(sorted(files, key=lambda file: file.path)),
+            replaced=tuple(f.path for f in old.files if f.path not in new) if old else (),
+        )
+
+    def _tidy(self, manifest: Manifest, entry: Entry) -> None:
+        """Delete what the commit put out of use. Safe to repeat, and to leave out."""
+        for path in entry.replaced:
+            storage.delete(storage.join(self.home, path))
+        storage.delete_folder(storage.join(self.staging, entry.run_id, self.name))
+        for path in _manifests(self.home)[:-KEEP]:
+            storage.delete(path)
+
+
+def open_destination(scheme: str, rest: str, name: str) -> FilesDestination:
+    """The destination of ``scheme:rest``; the scheme is the files' format."""
+    home = storage.absolute(rest.removeprefix("file://"))
+    return FilesDestination(f"{scheme}:{home}", name, scheme, home)
+
+
+def read_manifest(folder: str) -> Manifest:
+    """The newest manifest of a folder; an empty one, version 0, if it has none.
+
+    Raises:
+        StorageError: it cannot be read, or is of a later format.
+    """
+    while True:
+        paths = _manifests(folder)
+        if not paths:
+            return Manifest()
+        try:
+            data = storage.read_bytes(paths[-1])
+        except storage.StorageError:
+            if _manifests(folder)[-1:] == paths[-1:]:
+                raise
+            continue  # tidied away since we listed it: there is a newer one
+        return _decode(paths[-1], data)
+
+
+def live_files(uri: str, part: Part = "data") -> list[str]:
+    """Paths of the committed files of ``parquet:DIR`` or ``jsonl:DIR``, of all outputs and runs."""
+    from .destination import destination
+
+    home = destination(uri).home
+    return [
+        storage.join(home, file.path)
+        for entry in read_manifest(home).entries
+        for file in entry.files
+        if file.part == part
+    ]
+
+
+def _manifests(folder: str) -> list[str]:
+    return storage.list_files(storage.join(folder, PRIVATE, "manifests"), ".json")
+
+
+def _append(folder: str, manifest: Manifest, entry: Entry) -> bool:
+    """Write the next manifest, with ``entry``; ``False`` if another commit was first."""
+    key = (entry.output, entry.run_id)
+    others = [e for e in manifest.entries if (e.output, e.run_id) != key]
+    following = Manifest(version=manifest.version + 1, entries=(*others, entry))
+    path = storage.join(folder, PRIVATE, "manifests", f"{following.version:08d}.json")
+    return storage.write_once(path, msgspec.json.encode(following))
+
+
+def _decode(path: str, data: bytes) -> Manifest:
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.DecodeError as exc:
+        raise storage.StorageError(f"cannot read {path}: not a manifest: {exc}", path) from exc
+    if manifest.format != FORMAT:
+        raise storage.StorageError(f"cannot read {path}: format {manifest.format!r}", path)
+    return manifest
+
+
+def _final_files(
+    destination: FilesDestination, token: Token, receipts: Sequence[Receipt]
+) -> list[tuple[Receipt, ManifestFile]]:
+    """Each receipt with its file's final name, whatever the order of the receipts.
+
+    Files of equal content (without identity columns, two bundles can hold the same) are all kept:
+    from the second on their names are numbered.
+    """
+    seen: Counter[str] = Counter()
+    found: list[tuple[Receipt, ManifestFile]] = []
+    for receipt in sorted(receipts, key=lambda r: (r.part, r.sha256, r.path)):
+        stem = f"{destination.name}-{token.run_id}-{receipt.sha256[:16]}"
+        folder = f"{PRIVATE}/states/" if receipt.part == "states" else ""
+        count = seen[folder + stem]
+        seen[folder + stem] += 1
+        path = f"{folder}{stem}{f'-{count}' if count else ''}.{destination.format}"
+        file = ManifestFile(path, receipt.part, receipt.rows, receipt.bytes, receipt.sha256)
+        found.append((receipt, file))
+    return found

@@ -1,0 +1,28 @@
+"""File encoders: each turns record batches of one schema into the bytes of one file."""
+
+from __future__ import annotations
+
+from typing import BinaryIO, Protocol
+
+import pyarrow as pa
+
+from .jsonl import JsonLinesEncoder
+from .parquet import ParquetEncoder
+
+
+class Encoder(Protocol):
+    """Writes batches of one schema to a file object that somebody else opened and closes."""
+
+    def __init__(self, file: BinaryIO, schema: pa.Schema) -> None: ...
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Write a batch; it may stay in memory for a while."""
+        ...
+
+    def close(self) -> None:
+        """Write what is still in memory, and the file's end. Closes no file object."""
+        ...
+
+
+FORMATS: dict[str, type[Encoder]] = {"parquet": ParquetEncoder, "jsonl": JsonLinesEncoder}
+"""Format → encoder. The key is also the file name's extension."""
