@@ -1,1 +1,1 @@
-"""TODO"""
+"""Assembled jobs, their options, and the command line."""

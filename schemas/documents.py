@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -22,11 +22,12 @@ MAX_VALUES = 250_000
 """Values in a document once its aliases are written out."""
 
 _Path = tuple[str | int, ...]
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, faster with libyaml
 _TAG = "tag:yaml.org,2002:"
 
 
-class _CoreLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    yaml_implicit_resolvers = {}
+class _CoreLoader(_SafeLoader):
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
 
 for _name, _regex, _first in (
@@ -83,7 +84,8 @@ def read_document(text: str, origin: str) -> Document:
     value = reader.read(root, ())
     if not isinstance(value, dict):
         kind = "a list" if isinstance(value, list) else "a single value"
-        raise ContractError(f"{origin}:{root.start_mark.line + 1}: expected a mapping, found {kind}")
+        line = root.start_mark.line + 1
+        raise ContractError(f"{origin}:{line}: expected a mapping, found {kind}")
     return Document(origin, value, reader.lines, reader.numbers)
 
 
@@ -101,7 +103,8 @@ class _Reader:
                 return self._mapping(node, at)
             case yaml.SequenceNode():
                 return self._sequence(node, at)
-        return self._scalar(node, at)
+            case yaml.ScalarNode():
+                return self._scalar(node, at)
 
     def _count(self, node: yaml.Node, depth: int) -> None:
         self._values += 1
@@ -134,8 +137,8 @@ class _Reader:
             if not isinstance(key, yaml.ScalarNode):
                 raise self._error(key, "expected a word as key")
             if key.value in seen:
-                first = seen[key.value]
-                raise self._error(key, f"the key {key.value!r} is given twice, first on line {first}")
+                first = f"first on line {seen[key.value]}"
+                raise self._error(key, f"the key {key.value!r} is given twice, {first}")
             seen[key.value] = key.start_mark.line + 1
             yield key, child
         for source in merged:

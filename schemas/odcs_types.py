@@ -129,10 +129,8 @@ def _inferred(prop: SchemaProperty, place: Place) -> str:
         return "map"
     if found := _BY_PHYSICAL_TYPE.get(_word(prop.physicalType)):
         return found
-    given = f"and the physicalType {say(prop.physicalType)} names none" if prop.physicalType else (
-        "and no physicalType"
-    )
-    place.find(f"no logicalType {given}: read as a string")
+    physical = say(prop.physicalType) if prop.physicalType else "no physicalType"
+    place.find(f"no logicalType, and {physical} names none: read as a string")
     return "string"
 
 
@@ -166,9 +164,8 @@ def shape_number(draft: Draft, prop: SchemaProperty, place: Place) -> None:
     Raises:
         ContractError: a precision or scale that no decimal has.
     """
-    draft.type, draft.storage = ("integer", "int64") if draft.logical == "integer" else (
-        ("number", "float64")
-    )
+    draft.type = "integer" if draft.logical == "integer" else "number"
+    draft.storage = "int64" if draft.logical == "integer" else "float64"
     physical = (prop.physicalType or "").strip()
     at = place["physicalType"]
     if found := _DECIMAL.match(physical):
@@ -184,8 +181,9 @@ def shape_number(draft: Draft, prop: SchemaProperty, place: Place) -> None:
         held = f"decimal({draft.precision},{draft.scale})"
         at.find(f"{physical} names no precision: held as {held}")
     elif draft.type == "number" and _word(physical) in _WIDE_INTEGERS:
-        at.find(f"a number is held as a double, which rounds {physical} beyond 2^53; "
-                "say logicalType: integer")
+        at.find(
+            f"a number is held as a double, which rounds {physical} beyond 2^53; "
+            "say logicalType: integer"
+        )
     if draft.type == "decimal" and draft.logical == "integer" and draft.scale:
         draft.add("multipleOf", Decimal(1))  # digits after the point are held, but must be 0
-

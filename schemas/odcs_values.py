@@ -37,7 +37,7 @@ def bound(draft: Draft, kind: str, value: Any, place: Place) -> tuple[str, Any] 
     if draft.type not in ("integer", "decimal"):
         converted = CONVERTERS[draft.type](draft, value, place)
         return None if converted is None else (kind, converted)
-    units = _exact(draft, value, place) * 10**_scale(draft)
+    units = _exact(draft, value, place) * 10 ** _scale(draft)
     step = math.ceil(units) if kind in LOWER else math.floor(units)
     if units != step:
         kind = _INCLUSIVE.get(kind, kind)
@@ -96,7 +96,7 @@ def _exact(draft: Draft, value: Any, place: Place) -> Fraction:
         text = place.text or repr(value)
     elif isinstance(value, bool) or not isinstance(value, int | str):
         text = ""
-    elif isinstance(value, str) and draft.type != "decimal":
+    if isinstance(value, str) and draft.type != "decimal":
         text = ""
     try:
         exact = Decimal(text)

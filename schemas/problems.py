@@ -1,4 +1,4 @@
-"""How a mistake in a contract is said: where it stands, what was expected, the nearest right name."""
+"""How a mistake in a contract is said: its place, what was expected, the nearest right name."""
 
 from __future__ import annotations
 
@@ -68,18 +68,16 @@ class Place:
     def __getitem__(self, step: str | int) -> Place:
         return Place(self.document, (*self.at, step), self.findings)
 
+    def beside(self, step: str) -> Place:
+        """The place of another key of the same mapping."""
+        return Place(self.document, (*self.at[:-1], step), self.findings)
+
     @property
     def value(self) -> Any:
         """What the document says here, or ``None``."""
         value = self.document.value
         for step in self.at:
-            match value:
-                case dict():
-                    value = value.get(step)
-                case list() if isinstance(step, int) and step < len(value):
-                    value = value[step]
-                case _:
-                    return None
+            value = _inside(value, step)
         return value
 
     @property
@@ -101,7 +99,7 @@ class Place:
         path, value = "", self.document.value
         for i, step in enumerate(self.at):
             before = self.at[i - 1] if i else None
-            value = value[step] if _holds(value, step) else None
+            value = _inside(value, step)
             name = value.get("name") if isinstance(value, dict) else None
             if step == "schema" and i == 0 and len(self.at) > 1:
                 continue
@@ -119,22 +117,20 @@ class Place:
 
     def error(self, message: str) -> ContractError:
         """The error to raise for this place."""
-        return _error(self.document.origin, self.line, self.path, message)
+        where = f"{self.document.origin}:{self.line} {self.path}".rstrip()
+        return ContractError(f"{where}: {message}")
 
     def find(self, message: str) -> None:
         """Note what is asked here but not enforced."""
-        self.findings.append(Finding(self.path, message, self.line))
+        finding = Finding(self.path, message, self.line)
+        if finding not in self.findings:
+            self.findings.append(finding)
 
 
-def _error(origin: str, line: int, path: str, message: str) -> ContractError:
-    return ContractError(f"{origin}:{line} {path}: {message}" if path else
-                         f"{origin}:{line}: {message}")
-
-
-def _holds(value: Any, step: str | int) -> bool:
-    if isinstance(value, list):
-        return isinstance(step, int) and step < len(value)
-    return isinstance(value, dict) and step in value
+def _inside(value: Any, step: str | int) -> Any:
+    if isinstance(value, list) and isinstance(step, int):
+        return value[step] if step < len(value) else None
+    return value.get(step) if isinstance(value, dict) else None
 
 
 def _join(path: str, name: str) -> str:

@@ -1,1 +1,1 @@
-"""TODO"""
+"""What is deployed: templates, manifests, images."""

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 Part = Literal["data", "states"]
-"""``data``: rows of the visible table. ``states``: partial states of aggregates, kept next to it."""
+"""``data``: rows of the visible table; ``states``: partial states of aggregates, kept beside it."""
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):

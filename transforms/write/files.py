@@ -81,24 +81,30 @@ class FilesDestination(Destination):
             manifest = read_manifest(self.home)
             held = manifest.entry(self.name, token.run_id)
             if held is None or held.token != str(token) or held.digest != digest:
-                self._refuse_other_content(held, token)
+                self._refuse_other_content(held, token, files)
                 for receipt, file in files:
                     storage.move(receipt.path, storage.join(self.home, file.path))
                 held = self._entry(token, digest, [file for _, file in files], held)
                 if not _append(self.home, manifest, held):
                     continue
-                manifest = read_manifest(self.home)
-                if manifest.entry(self.name, token.run_id) != held:
+                if read_manifest(self.home).entry(self.name, token.run_id) != held:
                     continue  # our number had been used and tidied away: nobody reads it
-            self._tidy(manifest, held)
+            self._tidy(held)
             return
 
     def committed(self, run_id: str) -> Committed | None:
         held = read_manifest(self.home).entry(self.name, run_id)
         return held and Committed(Token.parse(held.token), held.digest, held.rows)
 
-    def _refuse_other_content(self, held: Entry | None, token: Token) -> None:
+    def _refuse_other_content(
+        self, held: Entry | None, token: Token, files: list[tuple[Receipt, ManifestFile]]
+    ) -> None:
         if held is not None and held.token == str(token):
+            live = {file.path for file in held.files}
+            for _, file in files:
+                # A commit that was first may have come between our moves and our manifest.
+                if file.path not in live:
+                    storage.delete(storage.join(self.home, file.path))
             raise CommitConflict(
                 f"output {self.name!r} already holds run {token.run_id} with other content "
                 f"({held.rows} rows, in {self.home}); give this run another run id"
@@ -118,7 +124,7 @@ class FilesDestination(Destination):
             replaced=tuple(f.path for f in old.files if f.path not in new) if old else (),
         )
 
-    def _tidy(self, manifest: Manifest, entry: Entry) -> None:
+    def _tidy(self, entry: Entry) -> None:
         """Delete what the commit put out of use. Safe to repeat, and to leave out."""
         for path in entry.replaced:
             storage.delete(storage.join(self.home, path))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,8 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-MAX_BYTES = 128 << 20
-"""A batch above this size is written in halves: Arrow's strings end at 2 GiB a column."""
+PIECE_ROWS = 16 * 1024
+"""Rows that are written at a time: the texts of more columns than fit the cache are dear."""
+PIECE_BYTES = 128 << 20
+"""Bytes that are written at a time: Arrow's strings end at 2 GiB a column."""
 
 _ENCODER = msgspec.json.Encoder()
 _ESCAPED = r'["\\\x00-\x1f]'
@@ -41,20 +43,16 @@ class JsonLinesEncoder:
 
     def write(self, batch: pa.RecordBatch) -> None:
         rows = batch.num_rows
-        if rows > 1 and batch.nbytes > MAX_BYTES:
-            self.write(batch.slice(0, rows // 2))
-            self.write(batch.slice(rows // 2))
-        elif rows:
-            self._file.write(_bytes_of(self._lines(batch)))
+        step = max(1, min(PIECE_ROWS, rows * PIECE_BYTES // max(1, batch.nbytes)))
+        for start in range(0, rows, step):
+            self._file.write(_bytes_of(self._lines(batch.slice(start, step))))
 
     def close(self) -> None:
         pass  # JSON lines have no end of their own
 
     def _lines(self, batch: pa.RecordBatch) -> pa.Array:
-        if not self._kernels:
-            return pa.array(["{}\n"] * batch.num_rows)
         columns = [kernel(column) for kernel, column in zip(self._kernels, batch, strict=True)]
-        return _object(self._keys, columns, "}\n")
+        return _object(self._keys, columns, batch.num_rows, "\n")
 
 
 def _keys(names: list[str]) -> list[str]:
@@ -63,10 +61,37 @@ def _keys(names: list[str]) -> list[str]:
     ]
 
 
-def _object(keys: list[str], columns: list[pa.Array], end: str) -> pa.Array:
-    parts: list[Any] = [part for pair in zip(keys, columns, strict=True) for part in pair]
+class _Text(NamedTuple):
+    """The JSON of a column's values, null where a value is null; quotes are still to be put on."""
+
+    values: pa.Array
+    quote: str = ""
+
+    def quoted(self) -> pa.Array:
+        if not self.quote:
+            return self.values
+        return pc.binary_join_element_wise(self.quote, self.values, self.quote, "")
+
+
+def _object(keys: list[str], columns: list[_Text], rows: int, end: str) -> pa.Array:
+    parts: list[Any] = []
+    literal = "" if keys else "{"
+    for key, text in zip(keys, columns, strict=True):
+        nulls = text.values.null_count
+        if nulls == rows:
+            literal += key + "null"
+        elif nulls:
+            parts += [literal + key, text.quoted()]
+            literal = ""
+        else:
+            # Quotes that every value has are written with the key: one copy less.
+            parts += [literal + key + text.quote, text.values]
+            literal = text.quote
+    literal += "}" + end
+    if not parts:
+        return pa.repeat(pa.scalar(literal), rows)
     return pc.binary_join_element_wise(
-        *parts, end, "", null_handling="replace", null_replacement="null"
+        *parts, literal, "", null_handling="replace", null_replacement="null"
     )
 
 
@@ -77,9 +102,9 @@ def _bytes_of(lines: pa.Array) -> memoryview:
     return memoryview(data)[ends[0] : ends[-1]]
 
 
-# Kernels: each takes an array of one type and gives its values' JSON as strings, null for null.
+# Kernels: each takes an array of one type and gives its values' JSON.
 
-Kernel = Callable[[pa.Array], pa.Array]
+Kernel = Callable[[pa.Array], _Text]
 
 
 def _kernel(type: pa.DataType, path: str) -> Kernel:
@@ -101,78 +126,70 @@ def _struct_kernel(type: pa.DataType, path: str) -> Kernel:
     kernels = [_kernel(field.type, f"{path}.{field.name}") for field in fields]
     keys = _keys([field.name for field in fields])
 
-    def write(array: pa.Array) -> pa.Array:
-        if not kernels:
-            objects = pa.array(["{}"] * len(array), pa.string())
-        else:
-            # Not flatten: a field under a null struct may hold anything, and is thrown away.
-            values = [kernel(array.field(i)) for i, kernel in enumerate(kernels)]
-            objects = _object(keys, values, "}")
-        return _with_nulls_of(array, objects)
+    def write(array: pa.Array) -> _Text:
+        # Not flatten: a field under a null struct may hold anything, and is thrown away.
+        columns = [kernel(array.field(i)) for i, kernel in enumerate(kernels)]
+        return _with_nulls_of(array, _object(keys, columns, len(array), ""))
 
     return write
 
 
 def _list_kernel(kernel: Kernel) -> Kernel:
-    def write(array: pa.Array) -> pa.Array:
-        items = pc.fill_null(kernel(array.flatten()), "null")
+    def write(array: pa.Array) -> _Text:
+        items = pc.fill_null(kernel(array.flatten()).quoted(), "null")
         lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
         offsets = np.zeros(len(array) + 1, np.int32)
         np.cumsum(lengths, out=offsets[1:])
         joined = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), items), ",")
-        lists = pc.binary_join_element_wise("[", joined, "]", "")
-        return _with_nulls_of(array, lists)
+        return _with_nulls_of(array, pc.binary_join_element_wise("[", joined, "]", ""))
 
     return write
 
 
-def _with_nulls_of(array: pa.Array, values: pa.Array) -> pa.Array:
-    return pc.if_else(array.is_valid(), values, None) if array.null_count else values
+def _with_nulls_of(array: pa.Array, values: pa.Array) -> _Text:
+    return _Text(pc.if_else(array.is_valid(), values, None) if array.null_count else values)
 
 
-def _cast(array: pa.Array) -> pa.Array:
-    return array.cast(pa.string())
+def _bare(array: pa.Array) -> _Text:
+    return _Text(array.cast(pa.string()))
 
 
-def _quoted(array: pa.Array) -> pa.Array:
-    return pc.binary_join_element_wise('"', array, '"', "")
+def _quoted(array: pa.Array) -> _Text:
+    return _Text(array.cast(pa.string()), '"')
 
 
-def _floats(array: pa.Array) -> pa.Array:
-    text = _cast(array)
-    odd = pc.invert(pc.is_finite(array))
+def _floats(array: pa.Array) -> _Text:
+    text = array.cast(pa.string())
+    odd = pc.fill_null(pc.invert(pc.is_finite(array)), False)
     if pc.any(odd).as_py():
         words = pa.array([_NOT_NUMBERS[word] for word in text.filter(odd).to_pylist()], pa.string())
-        text = pc.replace_with_mask(text, pc.fill_null(odd, False), words)
-    return text
+        text = pc.replace_with_mask(text, odd, words)
+    return _Text(text)
 
 
-def _timestamps(array: pa.Array) -> pa.Array:
+def _timestamps(array: pa.Array) -> _Text:
     # Arrow counts from the epoch in UTC whatever the zone: without it, the cast needs no zone data.
-    text = pc.replace_substring(
-        _cast(array.cast(pa.timestamp(array.type.unit))), " ", "T", max_replacements=1
-    )
-    return pc.binary_join_element_wise('"', text, 'Z"' if array.type.tz else '"', "")
+    text = array.cast(pa.timestamp(array.type.unit)).cast(pa.string())
+    text = pc.replace_substring(text, " ", "T", max_replacements=1)
+    return _Text(pc.binary_join_element_wise(text, "Z", "") if array.type.tz else text, '"')
 
 
-def _binaries(array: pa.Array) -> pa.Array:
+def _binaries(array: pa.Array) -> _Text:
     encode = binascii.b2a_base64
-    return _quoted(
-        pa.array(
-            [None if v is None else encode(v, newline=False) for v in array.to_pylist()],
-            pa.string(),
-        )
-    )
+    values = [None if v is None else encode(v, newline=False) for v in array.to_pylist()]
+    return _Text(pa.array(values, pa.string()), '"')
 
 
-def _strings(array: pa.Array) -> pa.Array:
-    array = _cast(array)
+def _strings(array: pa.Array) -> _Text:
+    array = array.cast(pa.string())
     if not _needs_escape(array):
-        return _quoted(array)
+        return _Text(array, '"')
     mask = pc.fill_null(pc.match_substring_regex(array, _ESCAPED), False)
     if pc.sum(mask).as_py() * 2 > len(array):
         return _with_nulls_of(array, _encoded(array))
-    return pc.replace_with_mask(_quoted(array), mask, _encoded(array.filter(mask)))
+    return _Text(
+        pc.replace_with_mask(_Text(array, '"').quoted(), mask, _encoded(array.filter(mask)))
+    )
 
 
 def _needs_escape(array: pa.Array) -> bool:
@@ -200,11 +217,11 @@ def _encoded(array: pa.Array) -> pa.Array:
 
 
 _KERNELS: list[tuple[Callable[[pa.DataType], bool], Kernel]] = [
-    (pt.is_null, lambda array: pa.nulls(len(array), pa.string())),
-    (pt.is_boolean, _cast),
-    (pt.is_integer, _cast),
+    (pt.is_null, _bare),
+    (pt.is_boolean, _bare),
+    (pt.is_integer, _bare),
     (pt.is_floating, _floats),
-    (pt.is_decimal, _cast),
+    (pt.is_decimal, _bare),
     (lambda t: pt.is_string(t) or pt.is_large_string(t) or pt.is_string_view(t), _strings),
     (
         lambda t: (
@@ -216,6 +233,6 @@ _KERNELS: list[tuple[Callable[[pa.DataType], bool], Kernel]] = [
         _binaries,
     ),
     (pt.is_timestamp, _timestamps),
-    (pt.is_date, lambda array: _quoted(_cast(array.cast(pa.date32())))),
-    (pt.is_time, lambda array: _quoted(_cast(array))),
+    (pt.is_date, lambda array: _quoted(array.cast(pa.date32()))),
+    (pt.is_time, _quoted),
 ]

@@ -7,7 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import apache_beam as beam
 import pyarrow as pa
@@ -137,9 +137,8 @@ class Sink:
         self._contributions = 0
         self._sources: Counter[str] = Counter()
         self._unreadable: list[str] = []
-        with storage.named(self.path, "write"):
-            self._file = _Hashing(storage.open_write(self.path))
-            self._encoder = FORMATS[destination.format](self._file, schema)  # type: ignore[arg-type]
+        self._file = _Hashing(storage.open_write(self.path))
+        self._encoder = FORMATS[destination.format](cast(BinaryIO, self._file), schema)
 
     @property
     def bytes(self) -> int:

@@ -1,0 +1,46 @@
+"""``millstream``: the command line. Nothing heavy is imported until a command needs it."""
+
+from __future__ import annotations
+
+import sys
+
+from . import exit_codes
+from .arguments import Parser, add_ingest
+from .job import JobError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; the exit code is one of :mod:`.exit_codes`."""
+    from . import contract_command
+
+    parser = Parser(
+        prog="millstream",
+        description="Data pipelines on Apache Beam that lose nothing and prove it.",
+        epilog=exit_codes.HELP,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    ingest = commands.add_parser(
+        "ingest",
+        help="run a job: read, validate, aggregate, commit once, account for every record",
+        description="Run a job. Flags that are not listed here go to Beam (--runner=..., ...).",
+        epilog=exit_codes.HELP,
+        allow_abbrev=False,
+    )
+    add_ingest(ingest)
+    contract_command.add_parser(commands)
+    try:
+        arguments, beam_flags = parser.parse_known_args(argv)
+        if arguments.command == "ingest":
+            from .ingest import run
+
+            return run(arguments, beam_flags)
+        if beam_flags:
+            parser.error(f"unrecognized arguments: {' '.join(beam_flags)}")
+        return contract_command.run(arguments)
+    except JobError as error:
+        print(f"millstream: {error}", file=sys.stderr)
+        return exit_codes.USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

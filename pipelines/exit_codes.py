@@ -1,0 +1,20 @@
+"""What ``millstream`` exits with. Stable: schedulers decide by them."""
+
+OK = 0
+"""Committed, balanced, all input read. Dead letters alone do not change this."""
+FAILED = 1
+"""The run failed (a service, a disk, the runner): nothing of it is visible; run it again."""
+USAGE = 2
+"""A mistake in a flag, job file or contract, or input that is not there: nothing was run."""
+UNBALANCED = 3
+"""Records are unaccounted for: nothing was committed."""
+INCOMPLETE = 4
+"""Committed and balanced, but some input could not be read to its end."""
+REFUSED = 5
+"""Another run holds the lock, or has committed this input already: nothing was run."""
+
+HELP = (
+    "exit codes: 0 committed; 1 failed, nothing visible; 2 a mistake in flags, job or contract; "
+    "3 unbalanced, nothing committed; 4 committed, but some input could not be read to its end; "
+    "5 refused: another run holds the lock or has committed this input"
+)

@@ -1,0 +1,89 @@
+"""The main job as a Beam graph: read, parse, validate, write, aggregate, commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import apache_beam as beam
+
+from ..schemas.contract import Contract
+from ..schemas.states import AggregateSpec
+from ..transforms.aggregate import Aggregate
+from ..transforms.dead_letters import Origin
+from ..transforms.parse import Parse
+from ..transforms.plan import InputFile, Token
+from ..transforms.read.json_lines import ReadFromJsonLines
+from ..transforms.runs import RunRecord, RunStore
+from ..transforms.validate import Validate
+from ..transforms.write.commit import CommitRun
+from ..transforms.write.destination import Output
+from ..transforms.write.stage import Stage
+from .job import Job
+
+RECORDS = "records"
+DEAD_LETTERS = "dead_letters"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A job made ready: everything the graph is built from."""
+
+    job: Job
+    contract: Contract
+    aggregates: tuple[AggregateSpec, ...]
+    inputs: tuple[InputFile, ...]
+    store: RunStore
+    token: Token
+
+    @property
+    def outputs(self) -> list[Output]:
+        """What is committed, in this order."""
+        job = self.job
+        outputs = [Output(RECORDS, job.output)] if job.output else []
+        outputs += [Output(a.name, a.output, "aggregates") for a in job.aggregates]
+        return [*outputs, Output(DEAD_LETTERS, job.dead_letters, "dead_letters")]
+
+
+def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection[RunRecord]:
+    """Put the job into a pipeline; gives its run record, once it has been committed."""
+    job, token = run.job, run.token
+    outputs = {output.name: output for output in run.outputs}
+    origin = Origin("", job.name, token.run_id).of(run.contract)
+
+    read = pipeline | "Read" >> ReadFromJsonLines(
+        run.inputs,
+        max_record_bytes=job.max_record_bytes,
+        compression=job.compression,
+        origin=origin._replace(stage="read"),
+    )
+    parsed = read.records | "Parse" >> Parse(
+        run.contract, unknown_fields=job.unknown_fields, origin=origin._replace(stage="parse")
+    )
+    valid = parsed.records | "Validate" >> Validate(
+        run.contract, origin=origin._replace(stage="validate")
+    )
+
+    facts = [read.tallies]
+    # Each stage stages its own dead letters: brought together first, they would have to pass
+    # through the runner, which on the local one is memory.
+    for stage, result in (("Read", read), ("Parse", parsed), ("Validate", valid)):
+        letters = Stage(outputs[DEAD_LETTERS], token)
+        facts.append(result.dead_letters | f"StageDeadLettersOf{stage}" >> letters)
+    if RECORDS in outputs:
+        facts.append(valid.records | "StageRecords" >> Stage(outputs[RECORDS], token))
+    for spec in run.aggregates:
+        output = outputs[spec.name]
+        aggregated = valid.records | f"Aggregate_{spec.name}" >> Aggregate(
+            spec, shards=job.shards, contribution=str(token)
+        )
+        states = Stage(output, token, part="states")
+        facts += [
+            aggregated.tallies,
+            aggregated.visible | f"StageVisible_{spec.name}" >> Stage(output, token),
+            aggregated.states | f"StageStates_{spec.name}" >> states,
+        ]
+    return (
+        tuple(facts)
+        | "Facts" >> beam.Flatten()
+        | "CommitRun" >> CommitRun(run.store, token, run.outputs, job.ledger)
+    )

@@ -1,0 +1,241 @@
+"""The job file: what a run reads, holds against which contract, and writes where.
+
+Every key is also a flag of the command line, which overrides it. A path in a job file is relative
+to the file, a path in a flag to the working directory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import msgspec
+
+from ..schemas.contract import ContractError
+from ..schemas.documents import Document, read_document
+from ..schemas.problems import did_you_mean, list_names
+
+
+class JobError(ValueError):
+    """A job that cannot be run as it is written. The message names the file, the line or the flag,
+    what was expected, and the nearest right name."""
+
+
+Doc = Annotated  # Annotated[type, "help text"]
+
+
+class AggregateJob(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """One aggregate of a job."""
+
+    name: str
+    window: dict[str, Any]
+    by: list[str] = []
+    metrics: dict[str, str]
+    output: str
+
+
+class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A job. The annotations are the help texts of the flags."""
+
+    name: Doc[str, "the job's name, in run records and dead letters"]
+    contract: Doc[str, "ODCS 3.x document that says what a record must be"]
+    schema: Doc[str | None, "the schema object of the contract, where it has several"] = None
+    input: Doc[list[str], "files to read: names or patterns; * ? [..] and ** are wildcards"]
+    format: Doc[Literal["jsonl"], "format of the input"] = "jsonl"
+    compression: Doc[
+        Literal["auto", "gzip", "none"], "auto: by the file name's ending"
+    ] = "auto"
+    output: Doc[str | None, "where records go, as parquet:DIR or jsonl:DIR; may be left out"] = None
+    dead_letters: Doc[str, "where dead letters go, as jsonl:DIR or parquet:DIR"]
+    ledger: Doc[str, "where the ledger and the run records go, as jsonl:DIR or parquet:DIR"]
+    aggregates: Doc[list[AggregateJob], "windowed aggregates, as YAML"] = []
+    event_time: Doc[str | None, "the field that holds the event time; else the contract's"] = None
+    unknown_fields: Doc[
+        Literal["ignore", "keep", "reject"], "fields that the contract does not name"
+    ] = "ignore"
+    max_record_bytes: Doc[int, "longer records are dead letters"] = 16 << 20
+    run_id: Doc[str | None, "name of the run; else made from what the run will do"] = None
+    reprocess: Doc[bool, "read input that another run has committed already"] = False
+    allow_no_input: Doc[bool, "a pattern that matches no file is no error"] = False
+    wait: Doc[float, "seconds to wait while another run of the job holds its lock"] = 0.0
+    shards: Doc[int, "files that an aggregate is written to"] = 4
+    helpers: Doc[
+        int | None, "processes that help the local runner decode; else by processors and input"
+    ] = None
+
+
+KEYS: dict[str, Any] = get_type_hints(Job, include_extras=True)
+"""Key → its annotated type, in the order of the class."""
+
+REQUIRED = tuple(f.name for f in msgspec.structs.fields(Job) if f.required)
+
+_PATHS = {"contract", "input"}
+_URIS = {"output", "dead_letters", "ledger"}
+
+
+def load_job(path: str | None, flags: Mapping[str, Any]) -> Job:
+    """The job of a file, with what the flags say in place of what the file says.
+
+    Args:
+        path: the job file, or ``None`` where the flags say it all.
+        flags: key → value, as :func:`flag_value` read it.
+
+    Raises:
+        JobError: the file or a flag cannot be used.
+    """
+    document = _read(path) if path else None
+    values: dict[str, Any] = {}
+    if document is not None:
+        _refuse_unknown(document)
+        base = os.path.dirname(document.origin)
+        values = {k: _placed(k, v, base) for k, v in document.value.items() if v is not None}
+    values.update((k, _placed(k, v, "")) for k, v in flags.items())
+    for key in REQUIRED:
+        if key not in values:
+            where = f"{path}: " if path else ""
+            raise JobError(f"{where}{key} is not given: write it in the job file, or --{key}")
+    if not values.get("output") and not values.get("aggregates"):
+        raise JobError("the job writes nothing: give output, aggregates, or both")
+    return _checked(values, document, flags)
+
+
+def _read(path: str) -> Document:
+    try:
+        text = Path(path).read_text("utf-8")
+    except OSError as error:
+        raise JobError(f"{path}: cannot read the job file: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise JobError(f"{path}: the job file is not UTF-8 text") from None
+    try:
+        return read_document(text, path)
+    except ContractError as error:
+        raise JobError(str(error)) from None
+
+
+def _refuse_unknown(document: Document) -> None:
+    for key in document.value:
+        if key not in KEYS:
+            line = document.lines.get((key,), 1)
+            hint = did_you_mean(key, KEYS)
+            raise JobError(f"{document.origin}:{line}: no such key: {key}{hint}")
+
+
+def _placed(key: str, value: Any, base: str) -> Any:
+    """The value with its relative paths made relative to the working directory."""
+    if key == "input" and isinstance(value, str):
+        value = [value]
+    if key == "output" and value == "":
+        return None
+    if not base:
+        return value
+    if key in _PATHS:
+        if isinstance(value, list):
+            return [_from(base, v) if isinstance(v, str) else v for v in value]
+        return _from(base, value) if isinstance(value, str) else value
+    if key in _URIS and isinstance(value, str):
+        return _uri_from(base, value)
+    if key == "aggregates" and isinstance(value, list):
+        return [
+            {**a, "output": _uri_from(base, a["output"])}
+            if isinstance(a, dict) and isinstance(a.get("output"), str)
+            else a
+            for a in value
+        ]
+    return value
+
+
+def _from(base: str, path: str) -> str:
+    return path if "://" in path or os.path.isabs(path) else os.path.join(base, path)
+
+
+def _uri_from(base: str, uri: str) -> str:
+    scheme, colon, rest = uri.partition(":")
+    return f"{scheme}:{_from(base, rest)}" if colon and rest else uri
+
+
+_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*?)`")
+_MISSING_FIELD = re.compile(r"Object missing required field `(.*?)`")
+_STEP = re.compile(r"\.([A-Za-z_]\w*)|\[(\d+)\]|\[\.\.\.\]")
+
+
+def _checked(values: dict[str, Any], document: Document | None, flags: Mapping[str, Any]) -> Job:
+    try:
+        job = msgspec.convert(values, Job)
+    except msgspec.ValidationError as error:
+        raise _explained(error, document, flags) from None
+    if job.max_record_bytes < 1:
+        raise JobError("max_record_bytes: expected at least 1")
+    if job.shards < 1:
+        raise JobError("shards: expected at least 1")
+    if not job.input:
+        raise JobError("input is empty: name at least one file or pattern")
+    names = [a.name for a in job.aggregates]
+    for name in names:
+        if names.count(name) > 1:
+            raise JobError(f"aggregates: two are named {name}")
+        if name in ("records", "dead_letters", "ledger"):
+            raise JobError(f"aggregates: the name {name} is taken; choose another")
+    return job
+
+
+def _explained(
+    error: msgspec.ValidationError, document: Document | None, flags: Mapping[str, Any]
+) -> JobError:
+    said, _, where = str(error).partition(" - at `$")
+    steps = [m[1] or int(m[2] or 0) for m in _STEP.finditer(where.rstrip("`"))]
+    names: tuple[str, ...] = ()
+    if steps[:1] == ["aggregates"]:
+        names = AggregateJob.__struct_fields__
+    if unknown := _UNKNOWN_FIELD.match(said):
+        steps.append(unknown[1])
+        said = f"no such key: {unknown[1]}{did_you_mean(unknown[1], names)}"
+    elif missing := _MISSING_FIELD.match(said):
+        said = f"{missing[1]} is not given"
+    said = said[0].lower() + said[1:].replace("`", "")
+    path = "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in steps).lstrip(".")
+    key = steps[0] if steps else ""
+    if key in flags or document is None:
+        return JobError(f"--{path}: {said}")
+    line = next(
+        (document.lines[at] for n in range(len(steps), 0, -1) if (at := tuple(steps[:n])) in document.lines),
+        1,
+    )
+    return JobError(f"{document.origin}:{line} {path}: {said}")
+
+
+def flag_value(key: str) -> Callable[[str], Any]:
+    """A function that reads the text of a key's flag; raises ``ValueError`` with what is wrong."""
+    kind = KEYS[key].__origin__
+    choices = get_args(kind)
+
+    def read(text: str) -> Any:
+        if key == "aggregates":
+            return _aggregates_value(text)
+        if choices and all(isinstance(c, str) for c in choices):
+            if text not in choices:
+                hint = did_you_mean(text, choices)
+                raise ValueError(f"expected {list_names(choices)}, got {text!r}{hint}")
+            return text
+        if kind in (int, float) or int in choices:
+            try:
+                return float(text) if kind is float else int(text)
+            except ValueError:
+                raise ValueError(f"expected a number, got {text!r}") from None
+        if kind is bool:
+            if text.lower() not in ("true", "false"):
+                raise ValueError(f"expected true or false, got {text!r}")
+            return text.lower() == "true"
+        return text
+
+    return read
+
+
+def _aggregates_value(text: str) -> Any:
+    try:
+        return read_document(f"aggregates: {text}" if "\n" not in text else "aggregates:\n" + text,
+                             "--aggregates").value["aggregates"]
+    except ContractError as error:
+        raise ValueError(str(error)) from None

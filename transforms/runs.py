@@ -1,0 +1,276 @@
+"""The run store: what each run plans, has prepared, and has committed.
+
+Beside the ledger, under ``_millstream/runs/<run id>/<number>-<plan digest>/``::
+
+    plan.json      written first: what the run will read
+    prepared.json  written before the first commit: every staged file, and the ledger
+    record.json    written last, when every output is committed
+    failed.json    why a run committed nothing
+
+A run id that is used with another plan gets a folder with the next number; the old one stays as its
+history. Nothing is ever renamed, so a crash leaves no state between two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import msgspec
+
+from . import storage
+from .ledger import LedgerRow
+from .lock import RunLock
+from .plan import InputFile, Plan, Token, checked_name
+from .receipts import Receipt
+
+PREPARED_FORMAT = "millstream.prepared/1"
+RECORD_FORMAT = "millstream.run/1"
+
+
+class AlreadyCommitted(RuntimeError):
+    """Another run has committed one of the plan's inputs. The message names run and files."""
+
+
+class PreparedOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """One output, ready to be committed: everything that a restart needs."""
+
+    name: str
+    uri: str
+    digest: str
+    receipts: tuple[Receipt, ...] = ()
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run will commit, decided once: the outputs, in this order, and the ledger."""
+
+    format: str = PREPARED_FORMAT
+    token: str
+    outputs: tuple[PreparedOutput, ...]
+    ledger_uri: str
+    ledger: tuple[LedgerRow, ...]
+    unreadable: tuple[str, ...] = ()
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run ended. ``rows`` are visible rows by output; ``finished_at`` is ISO 8601, UTC.
+
+    ``unreadable`` lists regions of inputs, as ``source @ position``, that could not be read.
+    """
+
+    format: str = RECORD_FORMAT
+    run_id: str
+    plan_digest: str
+    status: Literal["committed", "failed"]
+    finished_at: str
+    rows: dict[str, int] = {}
+    digests: dict[str, str] = {}
+    unreadable: tuple[str, ...] = ()
+    error: str = ""
+    ledger: tuple[LedgerRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the launcher has to do.
+
+    ``start``: run the pipeline. ``replace``: run it too; what the run id held is replaced.
+    ``resume``: complete ``prepared`` (which may be of an older plan of this run id), then ask
+    again. ``done``: nothing; ``record`` says how it ended.
+    """
+
+    kind: Literal["start", "replace", "resume", "done"]
+    token: Token
+    prepared: Prepared | None = None
+    record: RunRecord | None = None
+
+
+class RunStore:
+    """The runs of one job, in a ledger destination's ``home`` folder. Picklable.
+
+    All methods raise ``StorageError`` when a file cannot be read or written.
+    """
+
+    def __init__(self, home: str) -> None:
+        self.home = storage.absolute(home)
+
+    def lock(
+        self, run_id: str, *, wait_seconds: float = 0, lease_seconds: float = 60
+    ) -> AbstractContextManager[RunLock]:
+        """The job's lock, to hold from :meth:`begin` to the end of the run."""
+        folder = storage.join(self.home, "_millstream", "lock")
+        return RunLock(folder, run_id, wait_seconds=wait_seconds, lease_seconds=lease_seconds)
+
+    def begin(self, plan: Plan, run_id: str | None = None, *, reprocess: bool = False) -> Decision:
+        """Write the plan down, and say what is left to do. Call it with the lock held.
+
+        Args:
+            plan: what the run would do.
+            run_id: its name; without one, the first 16 hex digits of the plan's digest.
+            reprocess: let the run read what another run has committed.
+
+        Raises:
+            AlreadyCommitted: another run has committed, or prepared, one of the inputs.
+            PlanError: the run id cannot be used.
+        """
+        token = plan.token(run_id)
+        attempts = self._attempts(token.run_id)
+        standing = next((a for a in reversed(attempts) if a.record or a.prepared), None)
+        if standing and standing.record and standing.names(plan.digest):
+            return Decision("done", token, record=self._read(standing.path("record"), RunRecord))
+        if standing and not standing.record:
+            prepared = self._read(standing.path("prepared"), Prepared)
+            return Decision("resume", Token.parse(prepared.token), prepared=prepared)
+        if not reprocess:
+            self._refuse_committed(plan, token.run_id)
+        latest = attempts[-1] if attempts else None
+        if latest is None or latest is standing or not latest.names(plan.digest):
+            number = latest.number + 1 if latest else 1
+            latest = _Attempt(self._folder(token.run_id), number, token)
+            storage.write_once(latest.path("plan"), plan.to_json())
+        return Decision("replace" if standing else "start", token)
+
+    def prepare(self, prepared: Prepared) -> Prepared:
+        """Write down what will be committed; what another attempt wrote first stands instead."""
+        path = self._latest(Token.parse(prepared.token)).path("prepared")
+        if storage.write_once(path, msgspec.json.encode(prepared)):
+            return prepared
+        return self._read(path, Prepared)
+
+    def prepared(self, token: Token) -> Prepared | None:
+        """What an attempt of this plan has prepared."""
+        attempt = self._latest(token)
+        return self._read(attempt.path("prepared"), Prepared) if attempt.prepared else None
+
+    def finish(self, record: RunRecord) -> RunRecord:
+        """Write how the run ended: the last thing a run does.
+
+        Of several attempts that commit, the first record stands. A failed record stands in the way
+        of nothing.
+        """
+        attempt = self._latest(Token(record.run_id, record.plan_digest))
+        data = msgspec.json.encode(record)
+        if record.status == "failed":
+            storage.write_replace(attempt.path("failed"), data)
+            return record
+        if storage.write_once(attempt.path("record"), data):
+            return record
+        return self._read(attempt.path("record"), RunRecord)
+
+    def record(self, token: Token) -> RunRecord | None:
+        """How the run ended: its record, else why it failed last."""
+        attempt = self._latest(token)
+        for name in ("record", "failed"):
+            if attempt.holds(name):
+                return self._read(attempt.path(name), RunRecord)
+        return None
+
+    def committed(self) -> Iterator[RunRecord]:
+        """The records that stand: one for each run id that has committed."""
+        for attempts in self._all().values():
+            standing = next((a for a in reversed(attempts) if a.record), None)
+            if standing:
+                yield self._read(standing.path("record"), RunRecord)
+
+    def _refuse_committed(self, plan: Plan, run_id: str) -> None:
+        wanted = set(plan.inputs)
+        for other, attempts in self._all().items():
+            if other == run_id:
+                continue
+            taken = sorted(wanted.intersection(self._inputs(attempts)))
+            if taken:
+                files = ", ".join(file.source for file in taken[:3])
+                more = f" and {len(taken) - 3} more" if len(taken) > 3 else ""
+                raise AlreadyCommitted(
+                    f"run {other} has already committed {files}{more}; leave them out, use run id "
+                    f"{other} to replace that run, or allow reprocessing"
+                )
+
+    def _inputs(self, attempts: list[_Attempt]) -> Iterator[InputFile]:
+        """What a run id holds: the last recorded plan's inputs, and those half committed since."""
+        for attempt in reversed(attempts):
+            if attempt.record or attempt.prepared:
+                yield from Plan.from_json(storage.read_bytes(attempt.path("plan"))).inputs
+            if attempt.record:
+                return
+
+    def _latest(self, token: Token) -> _Attempt:
+        for attempt in reversed(self._attempts(token.run_id)):
+            if attempt.names(token.plan_digest):
+                return attempt
+        raise storage.StorageError(
+            f"run {token.run_id} has not begun plan {token.plan_digest[:16]} in {self.home}"
+        )
+
+    def _attempts(self, run_id: str) -> list[_Attempt]:
+        folder = self._folder(checked_name(run_id, "run id"))
+        return self._grouped(storage.list_files(folder, ".json", deep=True)).get(run_id, [])
+
+    def _all(self) -> dict[str, list[_Attempt]]:
+        return self._grouped(storage.list_files(self._runs, ".json", deep=True))
+
+    def _grouped(self, paths: list[str]) -> dict[str, list[_Attempt]]:
+        found: dict[tuple[str, str], set[str]] = {}
+        for path in paths:
+            match path.removeprefix(self._runs).strip("/").split("/"):
+                case [run_id, folder, name]:
+                    found.setdefault((run_id, folder), set()).add(name.removesuffix(".json"))
+        grouped: dict[str, list[_Attempt]] = {}
+        for (run_id, folder), names in sorted(found.items()):
+            number, _, digest = folder.partition("-")
+            token = Token(run_id, digest)
+            attempt = _Attempt(self._folder(run_id), int(number), token, frozenset(names))
+            grouped.setdefault(run_id, []).append(attempt)
+        return grouped
+
+    @property
+    def _runs(self) -> str:
+        return storage.join(self.home, "_millstream", "runs")
+
+    def _folder(self, run_id: str) -> str:
+        return storage.join(self._runs, run_id)
+
+    def _read(self, path: str, kind: type[_Stored]) -> _Stored:
+        try:
+            found = msgspec.json.decode(storage.read_bytes(path), type=kind)
+        except msgspec.DecodeError as exc:
+            raise storage.StorageError(f"cannot read {path}: {exc}", path) from exc
+        expected = PREPARED_FORMAT if kind is Prepared else RECORD_FORMAT
+        if found.format != expected:
+            raise storage.StorageError(
+                f"cannot read {path}: format {found.format!r}, not {expected!r}", path
+            )
+        return found
+
+
+_Stored = TypeVar("_Stored", Prepared, RunRecord)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """The folder of one plan of a run id."""
+
+    folder: str
+    number: int
+    token: Token
+    names_held: frozenset[str] = frozenset()
+
+    def names(self, plan_digest: str) -> bool:
+        return self.token.plan_digest[:16] == plan_digest[:16]
+
+    def holds(self, name: str) -> bool:
+        return name in self.names_held
+
+    @property
+    def record(self) -> bool:
+        return self.holds("record")
+
+    @property
+    def prepared(self) -> bool:
+        return self.holds("prepared")
+
+    def path(self, name: str) -> str:
+        place = f"{self.number:04d}-{self.token.plan_digest[:16]}"
+        return storage.join(self.folder, place, f"{name}.json")
