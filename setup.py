@@ -47,7 +47,7 @@ setup(
             "hypothesis>=6.100",
             "psutil>=5.9",
             "ruff>=0.6",
-            "pyright>=1.1.380",
+            "pyright[nodejs]>=1.1.380",
         ],
         "bench": ["duckdb>=1.2", "orjson>=3.9", "psutil>=5.9"],
     },

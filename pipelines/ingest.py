@@ -122,10 +122,18 @@ def _plan(job: Job, contract: Contract, inputs: tuple[InputFile, ...]) -> Plan:
     decisive = {
         "output": job.output or "",
         "dead_letters": job.dead_letters,
-        "aggregates": json.dumps([
-            {"name": a.name, "window": a.window, "by": a.by, "metrics": a.metrics, "output": a.output}
-            for a in job.aggregates
-        ]),
+        "aggregates": json.dumps(
+            [
+                {
+                    "name": a.name,
+                    "window": a.window,
+                    "by": a.by,
+                    "metrics": a.metrics,
+                    "output": a.output,
+                }
+                for a in job.aggregates
+            ]
+        ),
         "format": job.format,
         "compression": job.compression,
         "unknown_fields": job.unknown_fields,

@@ -24,9 +24,6 @@ class JobError(ValueError):
     what was expected, and the nearest right name."""
 
 
-Doc = Annotated  # Annotated[type, "help text"]
-
-
 class AggregateJob(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """One aggregate of a job."""
 
@@ -40,29 +37,33 @@ class AggregateJob(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A job. The annotations are the help texts of the flags."""
 
-    name: Doc[str, "the job's name, in run records and dead letters"]
-    contract: Doc[str, "ODCS 3.x document that says what a record must be"]
-    schema: Doc[str | None, "the schema object of the contract, where it has several"] = None
-    input: Doc[list[str], "files to read: names or patterns; * ? [..] and ** are wildcards"]
-    format: Doc[Literal["jsonl"], "format of the input"] = "jsonl"
-    compression: Doc[
-        Literal["auto", "gzip", "none"], "auto: by the file name's ending"
-    ] = "auto"
-    output: Doc[str | None, "where records go, as parquet:DIR or jsonl:DIR; may be left out"] = None
-    dead_letters: Doc[str, "where dead letters go, as jsonl:DIR or parquet:DIR"]
-    ledger: Doc[str, "where the ledger and the run records go, as jsonl:DIR or parquet:DIR"]
-    aggregates: Doc[list[AggregateJob], "windowed aggregates, as YAML"] = []
-    event_time: Doc[str | None, "the field that holds the event time; else the contract's"] = None
-    unknown_fields: Doc[
+    name: Annotated[str, "the job's name, in run records and dead letters"]
+    contract: Annotated[str, "ODCS 3.x document that says what a record must be"]
+    schema: Annotated[str | None, "the schema object of the contract, where it has several"] = None
+    input: Annotated[list[str], "files to read: names or patterns; * ? [..] and ** are wildcards"]
+    format: Annotated[Literal["jsonl"], "format of the input"] = "jsonl"
+    compression: Annotated[Literal["auto", "gzip", "none"], "auto: by the file name's ending"] = (
+        "auto"
+    )
+    output: Annotated[
+        str | None, "where records go, as parquet:DIR or jsonl:DIR; may be left out"
+    ] = None
+    dead_letters: Annotated[str, "where dead letters go, as jsonl:DIR or parquet:DIR"]
+    ledger: Annotated[str, "where the ledger and the run records go, as jsonl:DIR or parquet:DIR"]
+    aggregates: Annotated[list[AggregateJob], "windowed aggregates, as YAML"] = []
+    event_time: Annotated[
+        str | None, "the field that holds the event time; else the contract's"
+    ] = None
+    unknown_fields: Annotated[
         Literal["ignore", "keep", "reject"], "fields that the contract does not name"
     ] = "ignore"
-    max_record_bytes: Doc[int, "longer records are dead letters"] = 16 << 20
-    run_id: Doc[str | None, "name of the run; else made from what the run will do"] = None
-    reprocess: Doc[bool, "read input that another run has committed already"] = False
-    allow_no_input: Doc[bool, "a pattern that matches no file is no error"] = False
-    wait: Doc[float, "seconds to wait while another run of the job holds its lock"] = 0.0
-    shards: Doc[int, "files that an aggregate is written to"] = 4
-    helpers: Doc[
+    max_record_bytes: Annotated[int, "longer records are dead letters"] = 16 << 20
+    run_id: Annotated[str | None, "name of the run; else made from what the run will do"] = None
+    reprocess: Annotated[bool, "read input that another run has committed already"] = False
+    allow_no_input: Annotated[bool, "a pattern that matches no file is no error"] = False
+    wait: Annotated[float, "seconds to wait while another run of the job holds its lock"] = 0.0
+    shards: Annotated[int, "files that an aggregate is written to"] = 4
+    helpers: Annotated[
         int | None, "processes that help the local runner decode; else by processors and input"
     ] = None
 
@@ -200,7 +201,11 @@ def _explained(
     if key in flags or document is None:
         return JobError(f"--{path}: {said}")
     line = next(
-        (document.lines[at] for n in range(len(steps), 0, -1) if (at := tuple(steps[:n])) in document.lines),
+        (
+            document.lines[at]
+            for n in range(len(steps), 0, -1)
+            if (at := tuple(steps[:n])) in document.lines
+        ),
         1,
     )
     return JobError(f"{document.origin}:{line} {path}: {said}")
@@ -235,7 +240,8 @@ def flag_value(key: str) -> Callable[[str], Any]:
 
 def _aggregates_value(text: str) -> Any:
     try:
-        return read_document(f"aggregates: {text}" if "\n" not in text else "aggregates:\n" + text,
-                             "--aggregates").value["aggregates"]
+        return read_document(
+            f"aggregates: {text}" if "\n" not in text else "aggregates:\n" + text, "--aggregates"
+        ).value["aggregates"]
     except ContractError as error:
         raise ValueError(str(error)) from None

@@ -6,7 +6,11 @@ import pyarrow as pa
 FORMAT = "millstream.dead_letter/1"
 
 VIOLATION = pa.struct(
-    [pa.field("field", pa.string()), pa.field("code", pa.string()), pa.field("message", pa.string())]
+    [
+        pa.field("field", pa.string()),
+        pa.field("code", pa.string()),
+        pa.field("message", pa.string()),
+    ]
 )
 """One broken rule: dotted path (``items[3].price``; empty for the whole record), code, message."""
 

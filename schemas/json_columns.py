@@ -107,9 +107,7 @@ def _structs(
     return pa.StructArray.from_arrays(columns, fields=list(to), mask=nulls)
 
 
-def _lists(
-    values: list[Any], to: pa.DataType, build: Callable[[list[Any]], pa.Array]
-) -> pa.Array:
+def _lists(values: list[Any], to: pa.DataType, build: Callable[[list[Any]], pa.Array]) -> pa.Array:
     lengths = np.fromiter((0 if v is None else len(v) for v in values), np.int32, len(values))
     offsets = np.zeros(len(values) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])

@@ -19,9 +19,9 @@ import pyarrow as pa
 from .arrow import UNKNOWN, record_schema
 from .contract import Contract, Field
 from .integers import integer_range
+from .json_columns import Number, column_builder, convert, object_getters
 from .json_refusals import Refusals, unknown_fields
 from .rules import Violation
-from .json_columns import Number, column_builder, convert, object_getters
 
 UnknownFields = Literal["ignore", "keep", "reject"]
 """What to do with fields that the contract does not name."""

@@ -17,8 +17,8 @@ import pyarrow as pa
 from .codes import Code
 from .contract import Contract, Field
 from .integers import integer_range
-from .rules import Violation, find_violations, shown
 from .json_columns import Number, column_builder, convert
+from .rules import Violation, find_violations, shown
 
 _decode = msgspec.json.Decoder(float_hook=Number).decode
 

@@ -230,7 +230,7 @@ def _choose(
             raise place[i]["logicalType"].error(f"expected 'object', found {found}")
         names.append(table.name)
     if wanted is None and len(names) > 1:
-        raise place.error(f"several schema objects; choose one with schema: {list_names(names)}")
+        raise place.error(f"several schema objects, {list_names(names)}: say which with schema")
     if wanted is not None and wanted not in names:
         hint = did_you_mean(wanted, names) or f"; expected {list_names(names)}"
         raise place.error(f"no schema object {wanted!r}{hint}")

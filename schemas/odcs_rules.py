@@ -94,7 +94,7 @@ def check_consistent(draft: Draft, place: Place) -> None:
 
 
 def _size(draft: Draft, name: str, value: Any, place: Place) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value % 1:
+    if type(value) not in (int, float) or not 0 <= value < 2**63 or value % 1:
         raise place.error(f"expected a whole number from 0, found {say(value)}")
     if value or name.startswith("max"):  # at least 0 asks nothing
         draft.add(name, int(value))

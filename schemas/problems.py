@@ -20,7 +20,7 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
     ''
     """
     spellings = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(word.lower(), spellings, n=1)
+    near = difflib.get_close_matches(word.lower(), spellings, n=1, cutoff=0.7)
     return f"; did you mean {spellings[near[0]]!r}?" if near else ""
 
 

@@ -178,7 +178,9 @@ def _json_sizes(texts: pa.Array) -> pa.Array:
 
 
 def _properties(objects: pa.Array) -> pa.Array:
-    present = sum(c.is_valid().to_numpy(zero_copy_only=False).astype(int) for c in objects.flatten())
+    present = sum(
+        c.is_valid().to_numpy(zero_copy_only=False).astype(int) for c in objects.flatten()
+    )
     return pa.array(present, mask=objects.is_null().to_numpy(zero_copy_only=False))
 
 
@@ -235,14 +237,17 @@ _HEX = "[0-9a-fA-F]"
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 FORMATS: dict[str, tuple[str, str]] = {
-    "uuid": ("a UUID (RFC 9562)", f"^{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}$"),
+    "uuid": (
+        "a UUID (RFC 9562)",
+        f"^{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}$",
+    ),
     "email": (
         "an e-mail address (the HTML standard's rule)",
         f"^[a-zA-Z0-9.!#$%&'*+/=?^_`{{|}}~-]+@{_LABEL}(?:[.]{_LABEL})*$",
     ),
     "hostname": ("a host name (RFC 1123)", f"^{_LABEL}(?:[.]{_LABEL})*$"),
     "ipv4": ("an IPv4 address", f"^{_BYTE}(?:[.]{_BYTE}){{3}}$"),
-    "uri": ("a URI (RFC 3986)", "^[A-Za-z][A-Za-z0-9+.-]*:[^\\s<>\"{}|\\\\^`]*$"),
+    "uri": ("a URI (RFC 3986)", '^[A-Za-z][A-Za-z0-9+.-]*:[^\\s<>"{}|\\\\^`]*$'),
     "byte": (
         "base64 (RFC 4648)",
         "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",

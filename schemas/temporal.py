@@ -92,9 +92,10 @@ def _parse(texts: pa.Array, guard: str, zone: str | None) -> tuple[pa.Array, np.
     if pc.all(accepted).as_py() is False:  # nulls are skipped
         refused = np.flatnonzero(~accepted.fill_null(True).to_numpy(zero_copy_only=False))
         texts = pc.if_else(accepted, texts, pa.scalar(None, pa.string()))
-    if guard in ("naive", "offset", "time") and pc.any(
-        pc.match_substring_regex(texts, _BEYOND_MICROSECONDS)
-    ).as_py():
+    if (
+        guard in ("naive", "offset", "time")
+        and pc.any(pc.match_substring_regex(texts, _BEYOND_MICROSECONDS)).as_py()
+    ):
         texts = pc.replace_substring_regex(texts, _BEYOND_MICROSECONDS, r"\1")
     if guard == "date":
         return _within_years(texts, pa.date32(), refused)
@@ -118,9 +119,7 @@ def _within_years(
     else:
         micros = values.view(pa.int64())
         bounds = pc.min_max(micros).as_py()
-        if bounds["min"] is None or (
-            bounds["min"] >= _FAR_FIRST and bounds["max"] <= _FAR_LAST
-        ):
+        if bounds["min"] is None or (bounds["min"] >= _FAR_FIRST and bounds["max"] <= _FAR_LAST):
             return values, refused
         outside = pc.or_(pc.less(micros, _FAR_FIRST), pc.greater(micros, _FAR_LAST))
     if not pc.any(outside).as_py():

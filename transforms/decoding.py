@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.shared_memory import SharedMemory
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -24,14 +24,12 @@ from ..schemas.json_decoder import Decoded, JsonDecoder, UnknownFields
 
 _SLOT_BYTES = 12 << 20  # holds a 4 MB batch of payloads with room to spare
 
-Task = TypeVar("Task", bound=tuple[Any, ...])
+Task = tuple[Any, ...]
+"""A batch of payloads, and whatever the caller wants back with it."""
 
 
 class Decoding(Protocol):
-    """Decodes batches of payloads, perhaps several at a time, and gives them back in order.
-
-    A task is a tuple whose first element is the batch; the rest is the caller's.
-    """
+    """Decodes batches of payloads, perhaps several at a time, and gives them back in order."""
 
     def put(self, task: Task) -> Iterator[tuple[Task, Decoded]]:
         """Take a task on; give those that are done."""
@@ -125,7 +123,7 @@ class _HelpedDecoding:
     def __init__(self, helpers: Helpers) -> None:
         self._helpers = helpers
         self._free = list(range(len(helpers.slots)))
-        self._waiting: deque[tuple[Any, int | None, Future[Any] | None]] = deque()
+        self._waiting: deque[tuple[Task, int, Future[Any] | None]] = deque()
 
     def put(self, task: Task) -> Iterator[tuple[Task, Decoded]]:
         if not self._free:
@@ -176,6 +174,7 @@ def _write_stream(batch: pa.RecordBatch, slot: SharedMemory) -> int:
 def _read(slot: SharedMemory, answer: tuple[Any, ...]) -> Decoded:
     size, stream, kept, refused, violations = answer
     if stream is None:
+        assert slot.buf is not None
         stream = bytes(slot.buf[:size])  # a copy: the slot is used again at once
     records = pa.ipc.open_stream(pa.py_buffer(stream)).read_next_batch()
     return Decoded(records, kept, refused, violations)

@@ -7,6 +7,7 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.pvalue import TaggedOutput
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ..schemas.contract import Contract
@@ -84,11 +85,11 @@ class _ParseBatches(beam.DoFn):
     def _outputs(self, task: tuple[pa.RecordBatch, Any, Any], decoded: Decoded) -> Iterator[Any]:
         batch, timestamp, window = task
         if decoded.records.num_rows:
-            yield WindowedValue(_with_identity(decoded, batch), timestamp, [window])
+            yield WindowedValue(_with_identity(decoded, batch), timestamp, (window,))
         if decoded.refused:
             letters = refused_batch(batch, decoded.violations, self._origin)
-            value = WindowedValue(letters, timestamp, [window])
-            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, value)
+            value = WindowedValue(letters, timestamp, (window,))
+            yield TaggedOutput(DEAD_LETTERS, value)
 
 
 def _with_identity(decoded: Decoded, payloads: pa.RecordBatch) -> pa.RecordBatch:

@@ -32,7 +32,8 @@ class ToPayloads(beam.PTransform):
 
     def expand(self, rows: beam.PCollection[Any]) -> beam.PCollection[pa.RecordBatch]:
         gather = _GatherPayloads(self._source, self._batch_bytes)
-        return rows | "Gather" >> beam.ParDo(gather).with_output_types(pa.RecordBatch)
+        batches: Any = rows | "Gather" >> beam.ParDo(gather).with_output_types(pa.RecordBatch)
+        return batches
 
 
 class _GatherPayloads(beam.DoFn):
@@ -46,7 +47,10 @@ class _GatherPayloads(beam.DoFn):
         self._latest: Any = None
 
     def process(
-        self, row: Any, window: Any = beam.DoFn.WindowParam, timestamp: Any = beam.DoFn.TimestampParam
+        self,
+        row: Any,
+        window: Any = beam.DoFn.WindowParam,
+        timestamp: Any = beam.DoFn.TimestampParam,
     ) -> Iterator[WindowedValue]:
         payload = _payload(row)
         self._waiting.setdefault(window, []).append(payload)
@@ -59,10 +63,11 @@ class _GatherPayloads(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for window, payloads in self._waiting.items():
             sources = pa.array([self._source] * len(payloads)).dictionary_encode()
-            columns = [sources, pa.nulls(len(payloads), pa.int64()), pa.array(payloads, pa.binary())]
+            positions = pa.nulls(len(payloads), pa.int64())
+            columns = [sources, positions, pa.array(payloads, pa.binary())]
             batch = pa.RecordBatch.from_arrays(columns, schema=PAYLOADS)
             when = self._latest if isinstance(window, GlobalWindow) else window.max_timestamp()
-            yield WindowedValue(batch, when, [window])
+            yield WindowedValue(batch, when, (window,))
 
 
 def _payload(row: Any) -> bytes:
@@ -83,9 +88,10 @@ class ToRows(beam.PTransform):
         self._identity = identity
 
     def expand(self, batches: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[dict[str, Any]]:
-        return batches | "Rows" >> beam.FlatMap(_rows, self._identity).with_output_types(
+        rows: Any = batches | "Rows" >> beam.FlatMap(_rows, self._identity).with_output_types(
             dict[str, Any]
         )
+        return rows
 
 
 def _rows(batch: pa.RecordBatch, identity: bool) -> list[dict[str, Any]]:

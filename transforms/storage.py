@@ -191,7 +191,8 @@ def delete(path: str) -> None:
 
 
 def delete_folder(folder: str) -> None:
-    """Delete a folder and the files directly in it; it may be missing."""
+    """Delete the files directly in a folder, and the folder if it is empty then; it may be missing.
+    """
     for path in list_files(folder):
         delete(path)
     if not is_remote(folder):

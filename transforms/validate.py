@@ -8,6 +8,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+from apache_beam.pvalue import TaggedOutput
 
 from ..schemas.arrow import record_schema
 from ..schemas.contract import Contract
@@ -55,4 +56,4 @@ class _ValidateBatches(beam.DoFn):
         if good.any():
             yield batch.filter(pa.array(good))
         letters = refused_batch(batch, violations, self._origin, self._contract.event_time)
-        yield beam.pvalue.TaggedOutput(DEAD_LETTERS, letters)
+        yield TaggedOutput(DEAD_LETTERS, letters)

@@ -138,7 +138,9 @@ def _plain(file: BinaryIO, part: FileRange, chunk_bytes: int) -> Iterator[bytes]
             ahead = min(ahead, 64 << 10)
         data = file.read(ahead)
         if not data:
-            raise BrokenStream(f"ends at byte {at}, {part.file.size - at} bytes before its planned end")
+            raise BrokenStream(
+                f"ends at byte {at}, {part.file.size - at} bytes before its planned end"
+            )
         at += len(data)
         yield data
 

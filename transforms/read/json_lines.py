@@ -8,6 +8,7 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -89,12 +90,12 @@ class _ReadRange(beam.DoFn):
                 yield payload_batch(source, piece)
             else:
                 self._read[source] += 1
-                yield beam.pvalue.TaggedOutput(DEAD_LETTERS, self._dead_letter(source, piece))
+                yield TaggedOutput(DEAD_LETTERS, self._dead_letter(source, piece))
 
     def finish_bundle(self) -> Iterator[Any]:
         for source, rows in self._read.items():
-            tally = WindowedValue(Tally(source, "read", rows), 0, [GlobalWindow()])
-            yield beam.pvalue.TaggedOutput(TALLIES, tally)
+            tally = WindowedValue(Tally(source, "read", rows), 0, (GlobalWindow(),))
+            yield TaggedOutput(TALLIES, tally)
 
     def _dead_letter(self, source: str, piece: Oversize | Unreadable) -> pa.RecordBatch:
         if isinstance(piece, Oversize):

@@ -40,7 +40,7 @@ class Oversize(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """From ``start`` on the stream could not be read; ``cut`` is the beginning of a record there."""
+    """From ``start`` on the stream could not be read; ``cut`` is how a record there begins."""
 
     start: int
     cut: bytes

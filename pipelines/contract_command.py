@@ -1,0 +1,118 @@
+"""``millstream contract check``: what a contract says, and what of it is not enforced.
+
+Beam is not imported here: the check starts fast enough for an editor or a commit hook.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ..schemas.contract import Contract, ContractError, Field, Rule
+from . import exit_codes
+
+FINDINGS = 1
+"""The exit code of ``--strict`` where the contract asks what is not enforced."""
+
+_RULES_SHOWN = 100  # characters of a value
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command ``contract`` to the subparsers of ``millstream``."""
+    contract = subparsers.add_parser("contract", help="look at a data contract")
+    commands = contract.add_subparsers(dest="contract_command", metavar="COMMAND", required=True)
+    check = commands.add_parser(
+        "check",
+        help="load a contract and say what of it is not enforced",
+        description="Load an ODCS contract; print its fields, types and rules, then everything "
+        "that it asks and the pipeline does not enforce.",
+        epilog="exit codes: 0 it loads; 1 with --strict, something is not enforced; "
+        "2 it does not load",
+    )
+    check.add_argument("file", metavar="FILE", help="an ODCS 3 document (YAML)")
+    check.add_argument(
+        "--schema", metavar="NAME", help="the schema object to take, where there are several"
+    )
+    check.add_argument(
+        "--event_time", metavar="FIELD", help="the field that holds the event time"
+    )
+    check.add_argument("--strict", action="store_true", help="exit 1 if there are findings")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``contract check``; returns its exit code."""
+    from ..schemas.odcs import load_contract
+
+    try:
+        contract = load_contract(args.file, schema=args.schema, event_time=args.event_time)
+    except ContractError as error:
+        print(error, file=sys.stderr)
+        return exit_codes.USAGE
+    print(*describe(contract), sep="\n")
+    for finding in contract.findings:
+        print(f"{args.file}:{finding.line} {finding.path}: {finding.message}")
+    print(_verdict(args.file, contract))
+    return FINDINGS if args.strict and contract.findings else exit_codes.OK
+
+
+def describe(contract: Contract) -> Iterator[str]:
+    """A contract as lines of text: a heading, then a table of fields."""
+    yield f"{contract.name}: contract {contract.id}, version {contract.version}"
+    if contract.event_time:
+        yield f"event time: {contract.event_time}"
+    if contract.primary_key:
+        yield f"primary key: {', '.join(contract.primary_key)}"
+    yield f"digest: {contract.digest}"
+    yield ""
+    yield from _table([("field", "type", "rules"), *_rows(contract.fields, "")])
+    yield ""
+
+
+def _table(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    for name, kind, rules in rows:
+        yield f"{name:{widths[0]}}  {kind:{widths[1]}}  {rules}".rstrip()
+
+
+def _rows(fields: Iterable[Field], prefix: str) -> Iterator[tuple[str, str, str]]:
+    for field in fields:
+        yield from _row(field, prefix + field.name)
+
+
+def _row(field: Field, path: str) -> Iterator[tuple[str, str, str]]:
+    rules = ["required"] if field.required else []
+    rules += map(_rule_text, field.rules)
+    yield path, _type_text(field), ", ".join(rules)
+    yield from _rows(field.fields, f"{path}.")
+    if field.items is not None:
+        yield from _row(field.items, f"{path}[]")
+
+
+def _type_text(field: Field) -> str:
+    match field.type:
+        case "integer" | "number":
+            return field.storage
+        case "decimal":
+            return f"decimal({field.precision},{field.scale})"
+    details = [repr(field.format)] if field.format else []
+    details += [field.zone] if field.zone else []
+    return f"{field.type}({', '.join(details)})" if details else field.type
+
+
+def _rule_text(rule: Rule) -> str:
+    if rule.value is True:
+        return rule.kind
+    value = rule.value
+    text = "|".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    text = text if len(text) <= _RULES_SHOWN else f"{text[:_RULES_SHOWN]}…"
+    return f"{rule.kind} {text}"
+
+
+def _verdict(file: str, contract: Contract) -> str:
+    fields = f"{len(contract.fields)} field{'s' if len(contract.fields) != 1 else ''}"
+    count = len(contract.findings)
+    if not count:
+        return f"{file}: loads; {fields}, all that it asks is enforced"
+    return f"{file}: loads; {fields}, {count} finding{'s' if count != 1 else ''}"
