@@ -35,9 +35,7 @@ def add_parser(subparsers: Any) -> None:
     check.add_argument(
         "--schema", metavar="NAME", help="the schema object to take, where there are several"
     )
-    check.add_argument(
-        "--event_time", metavar="FIELD", help="the field that holds the event time"
-    )
+    check.add_argument("--event_time", metavar="FIELD", help="the field that holds the event time")
     check.add_argument("--strict", action="store_true", help="exit 1 if there are findings")
 
 
@@ -84,7 +82,8 @@ def _rows(fields: Iterable[Field], prefix: str) -> Iterator[tuple[str, str, str]
 def _row(field: Field, path: str) -> Iterator[tuple[str, str, str]]:
     rules = ["required"] if field.required else []
     rules += map(_rule_text, field.rules)
-    yield path, _type_text(field), ", ".join(rules)
+    shown = path if path.isprintable() else repr(path)
+    yield shown, _type_text(field), ", ".join(rules)
     yield from _rows(field.fields, f"{path}.")
     if field.items is not None:
         yield from _row(field.items, f"{path}[]")
@@ -106,6 +105,7 @@ def _rule_text(rule: Rule) -> str:
         return rule.kind
     value = rule.value
     text = "|".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    text = text if text.isprintable() else repr(text)
     text = text if len(text) <= _RULES_SHOWN else f"{text[:_RULES_SHOWN]}…"
     return f"{rule.kind} {text}"
 

@@ -11,7 +11,7 @@ from ..schemas.states import AggregateSpec
 from ..transforms.aggregate import Aggregate
 from ..transforms.dead_letters import Origin
 from ..transforms.parse import Parse
-from ..transforms.plan import InputFile, Token
+from ..transforms.plan import Plan, Token
 from ..transforms.read.json_lines import ReadFromJsonLines
 from ..transforms.runs import RunRecord, RunStore
 from ..transforms.validate import Validate
@@ -26,22 +26,24 @@ DEAD_LETTERS = "dead_letters"
 
 @dataclass(frozen=True)
 class Run:
-    """A job made ready: everything the graph is built from."""
+    """A job made ready: everything the graph is built from. ``outputs`` are committed in order."""
 
     job: Job
     contract: Contract
     aggregates: tuple[AggregateSpec, ...]
-    inputs: tuple[InputFile, ...]
+    plan: Plan
     store: RunStore
     token: Token
+    outputs: tuple[Output, ...]
+    ledger: Output
 
-    @property
-    def outputs(self) -> list[Output]:
-        """What is committed, in this order."""
-        job = self.job
-        outputs = [Output(RECORDS, job.output)] if job.output else []
-        outputs += [Output(a.name, a.output, "aggregates") for a in job.aggregates]
-        return [*outputs, Output(DEAD_LETTERS, job.dead_letters, "dead_letters")]
+    def commit(self) -> CommitRun:
+        """The end of the graph.
+
+        Raises:
+            DestinationError: two outputs have one name, or one place.
+        """
+        return CommitRun(self.store, self.token, self.outputs, self.ledger.uri)
 
 
 def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection[RunRecord]:
@@ -51,7 +53,7 @@ def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection[RunRecord]:
     origin = Origin("", job.name, token.run_id).of(run.contract)
 
     read = pipeline | "Read" >> ReadFromJsonLines(
-        run.inputs,
+        run.plan.inputs,
         max_record_bytes=job.max_record_bytes,
         compression=job.compression,
         origin=origin._replace(stage="read"),
@@ -82,8 +84,4 @@ def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection[RunRecord]:
             aggregated.visible | f"StageVisible_{spec.name}" >> Stage(output, token),
             aggregated.states | f"StageStates_{spec.name}" >> states,
         ]
-    return (
-        tuple(facts)
-        | "Facts" >> beam.Flatten()
-        | "CommitRun" >> CommitRun(run.store, token, run.outputs, job.ledger)
-    )
+    return tuple(facts) | "Facts" >> beam.Flatten() | "CommitRun" >> run.commit()

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..schemas.contract import Contract, ContractError
@@ -17,13 +18,14 @@ from ..transforms.plan import InputFile, Plan, PlanError
 from ..transforms.storage import StorageError
 from . import exit_codes, runners
 from .arguments import Parser, add_ingest, job_flags
-from .job import Job, JobError, load_job
+from .job import Job, JobError, Places, load_job
 
 if TYPE_CHECKING:
     import argparse
 
     from ..schemas.states import AggregateSpec
     from ..transforms.runs import RunRecord
+    from ..transforms.write.destination import Output, OutputKind
     from .graph import Run
 
 _HELP_FROM_BYTES = 32 << 20
@@ -37,18 +39,23 @@ def run(arguments: argparse.Namespace, beam_flags: list[str]) -> int:
         JobError: the job cannot be run as it is written.
     """
     started = time.monotonic()
-    job = load_job(arguments.job, job_flags(arguments))
-    contract, aggregates = _contract(job), ()
-    inputs = tuple(_inputs(job))
+    try:
+        job, places = load_job(arguments.job, job_flags(arguments))
+    except JobError:
+        runners.refuse_unknown(beam_flags, job_flag_names())  # --jbo explains why there is no name
+        raise
+    contract = _contract(job)
+    inputs = tuple(_inputs(job, places))
     flags = runners.chosen(beam_flags)
     if count := _helper_count(job, inputs, flags):
         from ..transforms.decoding import attach_helpers
 
         attach_helpers(contract, job.unknown_fields, count)
     try:
-        aggregates = tuple(_aggregates(job, contract))
+        aggregates = tuple(_aggregates(job, contract, places))
         runners.refuse_unknown(flags, job_flag_names())
-        return _run(job, contract, aggregates, inputs, flags, started)
+        run = _prepared(job, contract, aggregates, inputs, places)
+        return _run(run, flags, started)
     except PlanError as error:
         raise JobError(str(error)) from None
     except StorageError as error:
@@ -76,12 +83,12 @@ def _contract(job: Job) -> Contract:
         raise JobError(str(error)) from None
 
 
-def _aggregates(job: Job, contract: Contract) -> list[AggregateSpec]:
+def _aggregates(job: Job, contract: Contract, places: Places) -> list[AggregateSpec]:
     from ..schemas.metrics import AggregateError
     from ..schemas.states import aggregate_spec
 
     specs = []
-    for aggregate in job.aggregates:
+    for i, aggregate in enumerate(job.aggregates):
         try:
             specs.append(
                 aggregate_spec(
@@ -93,19 +100,19 @@ def _aggregates(job: Job, contract: Contract) -> list[AggregateSpec]:
                 )
             )
         except AggregateError as error:
-            raise JobError(f"aggregate {aggregate.name}: {error}") from None
+            raise places.error(("aggregates", i), str(error)) from None
     return specs
 
 
-def _inputs(job: Job) -> list[InputFile]:
+def _inputs(job: Job, places: Places) -> list[InputFile]:
     from ..transforms.read.files import NoFiles, match_files
 
     try:
         return match_files(job.input, job.allow_no_input)
     except NoFiles as error:
-        raise JobError(f"input: {error} (--allow_no_input lets that pass)") from None
+        raise places.error(("input",), f"{error} (--allow_no_input lets that pass)") from None
     except StorageError as error:
-        raise JobError(f"input: {error}") from None
+        raise places.error(("input",), str(error)) from None
 
 
 def _helper_count(job: Job, inputs: tuple[InputFile, ...], flags: list[str]) -> int:
@@ -118,63 +125,101 @@ def _helper_count(job: Job, inputs: tuple[InputFile, ...], flags: list[str]) -> 
     return processors if processors > 1 and large else 0
 
 
-def _plan(job: Job, contract: Contract, inputs: tuple[InputFile, ...]) -> Plan:
-    decisive = {
-        "output": job.output or "",
-        "dead_letters": job.dead_letters,
-        "aggregates": json.dumps(
-            [
-                {
-                    "name": a.name,
-                    "window": a.window,
-                    "by": a.by,
-                    "metrics": a.metrics,
-                    "output": a.output,
-                }
-                for a in job.aggregates
-            ]
-        ),
-        "format": job.format,
-        "compression": job.compression,
-        "unknown_fields": job.unknown_fields,
-        "max_record_bytes": str(job.max_record_bytes),
-    }
+def _prepared(
+    job: Job,
+    contract: Contract,
+    aggregates: tuple[AggregateSpec, ...],
+    inputs: tuple[InputFile, ...],
+    places: Places,
+) -> Run:
+    """The run, with everything that it writes looked at before its plan is written."""
+    runners.quiet_beam()
+    from ..transforms.runs import RunStore
+    from ..transforms.write.destination import DestinationError
+    from .graph import Run
+
+    outputs, ledger = _outputs(job, places)
+    plan = _plan(job, contract, inputs, outputs)
+    try:
+        token = plan.token(job.run_id)
+    except PlanError as error:
+        raise places.error(("run_id",), str(error)) from None
+    store = RunStore(ledger.destination.home)
+    run = Run(job, contract, aggregates, plan, store, token, tuple(outputs), ledger)
+    try:
+        run.commit()
+    except DestinationError as error:
+        raise places.error_of_all(str(error)) from None
+    return run
+
+
+def _outputs(job: Job, places: Places) -> tuple[list[Output], Output]:
+    """What is committed, in this order, and the ledger."""
+    from ..transforms.write.commit import LEDGER
+    from ..transforms.write.destination import DestinationError, Output
+    from .graph import DEAD_LETTERS, RECORDS
+
+    def output(name: str, uri: str, kind: OutputKind, *steps: str | int) -> Output:
+        try:
+            return Output(name, uri, kind)
+        except DestinationError as error:
+            raise places.error(steps, str(error)) from None
+        except PlanError as error:
+            raise places.error((*steps[:-1], "name"), str(error)) from None
+
+    found = [output(RECORDS, job.output, "records", "output")] if job.output else []
+    for i, a in enumerate(job.aggregates):
+        found.append(output(a.name, a.output, "aggregates", "aggregates", i, "output"))
+    found.append(output(DEAD_LETTERS, job.dead_letters, "dead_letters", "dead_letters"))
+    return found, output(LEDGER, job.ledger, "side", "ledger")
+
+
+def _plan(
+    job: Job, contract: Contract, inputs: tuple[InputFile, ...], outputs: list[Output]
+) -> Plan:
+    from .graph import DEAD_LETTERS, RECORDS
+
+    # Places by their absolute names: the plan is the same wherever the job is started from.
+    uris = {output.name: output.uri for output in outputs}
+    aggregates = [
+        {
+            "name": a.name,
+            "window": a.window,
+            "by": a.by,
+            "metrics": a.metrics,
+            "output": uris[a.name],
+        }
+        for a in job.aggregates
+    ]
     return Plan(
         job=job.name,
         contract_id=contract.id,
         contract_version=contract.version,
         contract_digest=contract.digest,
         inputs=inputs,
-        settings=decisive,
+        settings={
+            "output": uris.get(RECORDS, ""),
+            "dead_letters": uris[DEAD_LETTERS],
+            "aggregates": json.dumps(aggregates),
+            "format": job.format,
+            "compression": job.compression,
+            "unknown_fields": job.unknown_fields,
+            "max_record_bytes": str(job.max_record_bytes),
+        },
     )
 
 
-def _run(
-    job: Job,
-    contract: Contract,
-    aggregates: tuple[AggregateSpec, ...],
-    inputs: tuple[InputFile, ...],
-    flags: list[str],
-    started: float,
-) -> int:
-    runners.quiet_beam()
-    from ..transforms.lock import Locked
-    from ..transforms.runs import AlreadyCommitted, RunStore
-    from ..transforms.write.commit import LEDGER, complete
-    from ..transforms.write.destination import CommitConflict, DestinationError, Output
-    from .graph import Run
+def _run(run: Run, flags: list[str], started: float) -> int:
+    from ..transforms.lock import Locked, LockLost
+    from ..transforms.runs import AlreadyCommitted
+    from ..transforms.write.commit import complete
+    from ..transforms.write.destination import CommitConflict
 
-    plan = _plan(job, contract, inputs)
+    job, store = run.job, run.store
     try:
-        store = RunStore(Output(LEDGER, job.ledger, "side").destination.home)
-        prepared_run = Run(job, contract, aggregates, inputs, store, plan.token(job.run_id))
-        _ = prepared_run.outputs  # every URI is looked at before the plan is written
-    except DestinationError as error:
-        raise JobError(str(error)) from None
-    try:
-        with store.lock(prepared_run.token.run_id, wait_seconds=job.wait) as lock:
+        with store.lock(run.token.run_id, wait_seconds=job.wait) as lock:
             while True:
-                decision = store.begin(plan, job.run_id, reprocess=job.reprocess)
+                decision = store.begin(run.plan, job.run_id, reprocess=job.reprocess)
                 if decision.kind != "resume":
                     break
                 assert decision.prepared is not None
@@ -183,14 +228,14 @@ def _run(
             if decision.kind == "done":
                 assert decision.record is not None
                 _say(f"run {decision.token.run_id} has been committed already: nothing to do")
-                return _report(prepared_run, decision.record, started)
+                return _report(run, decision.record, started)
             if decision.kind == "replace":
                 _say(f"run {decision.token.run_id} holds another plan, which this one replaces")
-            return _execute(prepared_run, flags, started)
+            return _execute(run, flags, started)
     except (AlreadyCommitted, Locked) as error:
         print(f"millstream: {error}", file=sys.stderr)
         return exit_codes.REFUSED
-    except CommitConflict as error:
+    except (CommitConflict, LockLost) as error:
         return _fail(str(error))
 
 
@@ -215,11 +260,15 @@ def _execute(run: Run, flags: list[str], started: float) -> int:
 
 
 def _explain_failure(run: Run, error: Exception) -> int:
+    from ..transforms.write.commit import clear_staging
+
+    with suppress(StorageError):  # what could not be written cannot be deleted either
+        clear_staging(run.store, run.token, run.outputs)
     record = run.store.record(run.token)
     if record is not None and record.status == "failed":
         print(f"millstream: {record.error}", file=sys.stderr)
         return exit_codes.UNBALANCED
-    if os.environ.get("MILLSTREAM_TRACEBACK"):
+    if runners.TRACEBACK in os.environ:
         raise error
     return _fail(runners.root_message(error))
 

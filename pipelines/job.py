@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
@@ -35,7 +37,7 @@ class AggregateJob(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A job. The annotations are the help texts of the flags."""
+    """A job. What is annotated to a key's type is the help text of its flag."""
 
     name: Annotated[str, "the job's name, in run records and dead letters"]
     contract: Annotated[str, "ODCS 3.x document that says what a record must be"]
@@ -77,7 +79,29 @@ _PATHS = {"contract", "input"}
 _URIS = {"output", "dead_letters", "ledger"}
 
 
-def load_job(path: str | None, flags: Mapping[str, Any]) -> Job:
+@dataclass(frozen=True)
+class Places:
+    """Where each part of a job is said: on a line of the job file, or in a flag."""
+
+    document: Document | None
+    flags: Collection[str]
+
+    def error(self, steps: Sequence[str | int], said: str) -> JobError:
+        """The error to raise for the part at ``steps``, as ``("aggregates", 0, "by")``."""
+        path = "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in steps).lstrip(".")
+        document = self.document
+        if document is None or steps[0] in self.flags:
+            return JobError(f"--{path}: {said}")
+        around = (tuple(steps[:n]) for n in range(len(steps), 0, -1))
+        line = next((document.lines[at] for at in around if at in document.lines), 1)
+        return JobError(f"{document.origin}:{line} {path}: {said}")
+
+    def error_of_all(self, said: str) -> JobError:
+        """The error to raise for the job as a whole."""
+        return JobError(f"{self.document.origin}: {said}" if self.document else said)
+
+
+def load_job(path: str | None, flags: Mapping[str, Any]) -> tuple[Job, Places]:
     """The job of a file, with what the flags say in place of what the file says.
 
     Args:
@@ -88,6 +112,7 @@ def load_job(path: str | None, flags: Mapping[str, Any]) -> Job:
         JobError: the file or a flag cannot be used.
     """
     document = _read(path) if path else None
+    places = Places(document, flags.keys())
     values: dict[str, Any] = {}
     if document is not None:
         _refuse_unknown(document)
@@ -96,11 +121,11 @@ def load_job(path: str | None, flags: Mapping[str, Any]) -> Job:
     values.update((k, _placed(k, v, "")) for k, v in flags.items())
     for key in REQUIRED:
         if key not in values:
-            where = f"{path}: " if path else ""
-            raise JobError(f"{where}{key} is not given: write it in the job file, or --{key}")
+            said = f"{key} is not given: write it in the job file, or --{key}"
+            raise places.error_of_all(said)
     if not values.get("output") and not values.get("aggregates"):
-        raise JobError("the job writes nothing: give output, aggregates, or both")
-    return _checked(values, document, flags)
+        raise places.error_of_all("the job writes nothing: give output, aggregates, or both")
+    return _checked(values, places), places
 
 
 def _read(path: str) -> Document:
@@ -157,58 +182,70 @@ def _uri_from(base: str, uri: str) -> str:
     return f"{scheme}:{_from(base, rest)}" if colon and rest else uri
 
 
-_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*?)`")
-_MISSING_FIELD = re.compile(r"Object missing required field `(.*?)`")
-_STEP = re.compile(r"\.([A-Za-z_]\w*)|\[(\d+)\]|\[\.\.\.\]")
-
-
-def _checked(values: dict[str, Any], document: Document | None, flags: Mapping[str, Any]) -> Job:
+def _checked(values: dict[str, Any], places: Places) -> Job:
     try:
         job = msgspec.convert(values, Job)
     except msgspec.ValidationError as error:
-        raise _explained(error, document, flags) from None
-    if job.max_record_bytes < 1:
-        raise JobError("max_record_bytes: expected at least 1")
-    if job.shards < 1:
-        raise JobError("shards: expected at least 1")
+        raise _explained(error, values, places) from None
+    for key in ("max_record_bytes", "shards"):
+        if getattr(job, key) < 1:
+            raise places.error((key,), f"expected at least 1, got {getattr(job, key)}")
     if not job.input:
-        raise JobError("input is empty: name at least one file or pattern")
-    names = [a.name for a in job.aggregates]
-    for name in names:
-        if names.count(name) > 1:
-            raise JobError(f"aggregates: two are named {name}")
-        if name in ("records", "dead_letters", "ledger"):
-            raise JobError(f"aggregates: the name {name} is taken; choose another")
+        raise places.error(("input",), "is empty: name at least one file or pattern")
+    names: set[str] = set()
+    for i, aggregate in enumerate(job.aggregates):
+        at = ("aggregates", i, "name")
+        if aggregate.name in names:
+            raise places.error(at, f"two aggregates are named {aggregate.name!r}")
+        if aggregate.name in ("records", "dead_letters", "ledger"):
+            raise places.error(at, f"the name {aggregate.name!r} is taken; choose another")
+        names.add(aggregate.name)
     return job
 
 
-def _explained(
-    error: msgspec.ValidationError, document: Document | None, flags: Mapping[str, Any]
-) -> JobError:
+_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*?)`")
+_MISSING_FIELD = re.compile(r"Object missing required field `(.*?)`")
+_STEP = re.compile(r"\.([A-Za-z_]\w*)|\[(\d+)\]")
+_WORDS = {
+    "str": "a string",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "nothing",
+}
+"""What msgspec calls a type → what a message calls it."""
+
+
+def _explained(error: msgspec.ValidationError, values: dict[str, Any], places: Places) -> JobError:
     said, _, where = str(error).partition(" - at `$")
-    steps = [m[1] or int(m[2] or 0) for m in _STEP.finditer(where.rstrip("`"))]
-    names: tuple[str, ...] = ()
-    if steps[:1] == ["aggregates"]:
-        names = AggregateJob.__struct_fields__
+    steps = [m[1] or int(m[2]) for m in _STEP.finditer(where)]
+    if where.endswith("[...]`"):  # some value of a mapping
+        inside: Any = values
+        for step in steps:
+            inside = inside[step]
+        steps.append(next(k for k, v in inside.items() if not isinstance(v, str)))
+    names = AggregateJob.__struct_fields__ if steps[:1] == ["aggregates"] else ()
     if unknown := _UNKNOWN_FIELD.match(said):
         steps.append(unknown[1])
         said = f"no such key: {unknown[1]}{did_you_mean(unknown[1], names)}"
     elif missing := _MISSING_FIELD.match(said):
         said = f"{missing[1]} is not given"
-    said = said[0].lower() + said[1:].replace("`", "")
-    path = "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in steps).lstrip(".")
-    key = steps[0] if steps else ""
-    if key in flags or document is None:
-        return JobError(f"--{path}: {said}")
-    line = next(
-        (
-            document.lines[at]
-            for n in range(len(steps), 0, -1)
-            if (at := tuple(steps[:n])) in document.lines
-        ),
-        1,
-    )
-    return JobError(f"{document.origin}:{line} {path}: {said}")
+    elif said.startswith("Invalid enum value"):
+        key = str(steps[0])
+        said = _not_among(values[key], get_args(KEYS[key].__origin__))
+    else:
+        said = re.sub(r"`(.*?)`", lambda m: _in_words(m[1]), said[0].lower() + said[1:])
+    return places.error(steps, said)
+
+
+def _in_words(kinds: str) -> str:
+    return " or ".join(_WORDS.get(kind, kind) for kind in kinds.split(" | "))
+
+
+def _not_among(value: str, choices: Sequence[str]) -> str:
+    return f"expected {list_names(choices)}, got {value!r}{did_you_mean(value, choices)}"
 
 
 def flag_value(key: str) -> Callable[[str], Any]:
@@ -221,14 +258,14 @@ def flag_value(key: str) -> Callable[[str], Any]:
             return _aggregates_value(text)
         if choices and all(isinstance(c, str) for c in choices):
             if text not in choices:
-                hint = did_you_mean(text, choices)
-                raise ValueError(f"expected {list_names(choices)}, got {text!r}{hint}")
+                raise ValueError(_not_among(text, choices))
             return text
         if kind in (int, float) or int in choices:
             try:
                 return float(text) if kind is float else int(text)
             except ValueError:
-                raise ValueError(f"expected a number, got {text!r}") from None
+                expected = "a number" if kind is float else "a whole number"
+                raise ValueError(f"expected {expected}, got {text!r}") from None
         if kind is bool:
             if text.lower() not in ("true", "false"):
                 raise ValueError(f"expected true or false, got {text!r}")
@@ -240,8 +277,9 @@ def flag_value(key: str) -> Callable[[str], Any]:
 
 def _aggregates_value(text: str) -> Any:
     try:
-        return read_document(
-            f"aggregates: {text}" if "\n" not in text else "aggregates:\n" + text, "--aggregates"
-        ).value["aggregates"]
+        # indented, so that a list that begins at the margin belongs to the key
+        document = read_document("aggregates:\n" + indent(text, " "), "")
     except ContractError as error:
-        raise ValueError(str(error)) from None
+        line, _, said = str(error).removeprefix(":").partition(": ")
+        raise ValueError(f"line {int(line) - 1}: {said}") from None
+    return document.value["aggregates"] or []

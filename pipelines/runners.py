@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
+from typing import NoReturn
 
 from ..schemas.problems import did_you_mean
 from .job import JobError
@@ -14,6 +16,8 @@ LOCAL = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 and may run a job a second time on another runner when a first one fails to start."""
 
 _LOCAL_NAMES = {"", "directrunner", "fnapirunner", LOCAL.lower()}
+TRACEBACK = "MILLSTREAM_TRACEBACK"
+"""If this environment variable is set, a run that fails shows its traceback."""
 _UNWANTED = "apitools not found"
 
 
@@ -53,35 +57,62 @@ def _take(flags: list[str], name: str) -> tuple[str, list[str]]:
             value = flag.partition("=")[2]
         else:
             rest.append(flag)
+    if taking or value.startswith("-"):
+        raise JobError(f"{name}: names nothing; write {name}=NAME")
     return value, rest
 
 
 def refuse_unknown(flags: list[str], own: list[str]) -> None:
-    """Refuse flags that neither we nor Beam have: Beam itself would drop them.
+    """Refuse flags that neither we nor Beam have, which Beam would drop, and values it cannot read.
 
     Raises:
-        JobError: naming the flag and the nearest right one.
+        JobError: naming the flag and the nearest right name.
     """
     quiet_beam()
-    from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+    from apache_beam.options.pipeline_options import (
+        PipelineOptions,
+        StandardOptions,
+        _BeamArgumentParser,
+    )
 
-    parser = _BeamArgumentParser(allow_abbrev=False)
+    class Parser(_BeamArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise JobError(message)
+
+    parser = Parser(allow_abbrev=False)
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
-    known = set(parser._option_string_actions)
-    for flag in flags:
-        name = flag.partition("=")[0]
-        if flag.startswith("--") and name not in known:
-            raise JobError(f"no such flag: {name}{did_you_mean(name, [*own, *known])}")
-        if not flag.startswith("-") and flags.index(flag) == 0:
+    # What begins with a dash is looked at first: what follows an unknown flag may be its value.
+    _, left = parser.parse_known_args(flags)
+    for flag in sorted(left, key=lambda flag: not flag.startswith("-")):
+        if not flag.startswith("-"):
             raise JobError(f"unexpected argument: {flag}")
+        name = flag.partition("=")[0]
+        known = [*own, *parser._option_string_actions]
+        raise JobError(f"no such flag: {name}{did_you_mean(name, known)}")
+    runner, _ = _take(flags, "--runner")
+    names = StandardOptions.KNOWN_RUNNER_NAMES
+    if "." not in runner and runner.lower() not in {name.lower() for name in ("", *names)}:
+        hint = did_you_mean(runner, names) or f"; it has {', '.join(names)}"
+        raise JobError(f"--runner: Beam has no runner {runner!r}{hint}")
 
 
 def quiet_beam() -> None:
-    """Keep one import-time notice of Beam's from our users: it is about an extra not used here."""
-    logging.getLogger().addFilter(lambda record: _UNWANTED not in str(record.msg))
+    """Keep two things of Beam's from our users: a notice at import about an extra not used here,
+    and the traceback of an error that also ends the run, of which we say what went wrong."""
+    logging.getLogger().addFilter(_is_wanted)
+    logging.getLogger("apache_beam.runners.common").addFilter(_is_no_traceback)
 
 
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return _UNWANTED not in str(record.msg)
+
+
+def _is_no_traceback(record: logging.LogRecord) -> bool:
+    return not record.exc_info or TRACEBACK in os.environ
+
+
+_OUR_ERROR = re.compile(r"^millstream\.[\w.]+: ")
 _WHILE = re.compile(r"\s*\[while running '([^']*)'\]\s*$")
 
 
@@ -97,5 +128,6 @@ def root_message(error: BaseException) -> str:
     if "Traceback (most recent call last)" in text:
         # a worker's report: its last line that is no frame names the exception
         lines = [line for line in lines if not line.startswith((" ", "Traceback"))][-1:]
+        lines = [_OUR_ERROR.sub("", line) for line in lines]
     message = "\n".join(lines) or type(cause).__name__
     return f"{message} (in step {where[1]})" if where else message

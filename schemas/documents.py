@@ -70,7 +70,7 @@ def read_document(text: str, origin: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = " ".join(filter(None, (error.context, error.problem)))
-        line = mark.line + 1 if mark else 1
+        line = min(mark.line + 1 if mark else 1, len(text.splitlines()))
         raise ContractError(f"{origin}:{line}: not valid YAML: {said}") from None
     except (yaml.YAMLError, UnicodeError) as error:
         said = getattr(error, "reason", None) or str(error).splitlines()[0]

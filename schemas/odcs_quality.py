@@ -103,7 +103,7 @@ def _invalid_values(draft: Draft, place: Place) -> None:
         if draft.type == "string":
             add_pattern(draft, "pattern", pattern, at["pattern"])
         else:
-            at["pattern"].find(f"the pattern of a {draft.type}: {NOT_ENFORCED}")
+            at["pattern"].find(f"a pattern on type {draft.type}: {NOT_ENFORCED}")
 
 
 def _valid_values_of_3_0(draft: Draft, place: Place) -> None:

@@ -64,9 +64,11 @@ def add_valid_values(draft: Draft, values: list[tuple[Any, Place]], place: Place
     """
     convert = CONVERTERS.get(draft.type)
     if convert is None:
-        place.find(f"valid values of an {draft.logical}: {NOT_ENFORCED}")
+        place.find(f"valid values of type {draft.logical}: {NOT_ENFORCED}")
         return
     listed = [convert(draft, v, at) for v, at in values if v is not None]
+    if None in listed:
+        return  # it cannot be compared, which a finding says
     before = draft.rule("enum")
     allowed = tuple(dict.fromkeys(v for v in listed if before is None or v in before))
     if not allowed:

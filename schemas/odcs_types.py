@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -93,11 +93,9 @@ class Draft:
 
     def done(self) -> Field:
         """The field."""
-        return Field(
-            self.name, self.type, self.required, tuple(self.rules), self.fields, self.items,
-            self.storage, self.precision, self.scale, self.format, self.zone,
-            self.primary_key, self.unique, self.classification, self.description,
-        )  # fmt: skip
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(Field)}
+        values["rules"] = tuple(self.rules)
+        return Field(**values)
 
 
 def logical_type(prop: SchemaProperty, place: Place) -> str:
@@ -129,8 +127,10 @@ def _inferred(prop: SchemaProperty, place: Place) -> str:
         return "map"
     if found := _BY_PHYSICAL_TYPE.get(_word(prop.physicalType)):
         return found
-    physical = say(prop.physicalType) if prop.physicalType else "no physicalType"
-    place.find(f"no logicalType, and {physical} names none: read as a string")
+    known = "no physicalType"
+    if prop.physicalType:
+        known = f"the physicalType {say(prop.physicalType)} is not known"
+    place.find(f"no logicalType and {known}: read as a string")
     return "string"
 
 

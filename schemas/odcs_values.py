@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import struct
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -18,7 +19,8 @@ from .odcs_types import Draft
 from .problems import Place, did_you_mean, say
 from .temporal import parse_column
 
-_LONGEST = 400  # digits of a number that a contract may name
+_LONGEST = 307  # digits before or after the point; every such number is a finite double
+_GREATEST_FLOAT32 = 3.4028234663852886e38
 
 LOWER = ("minimum", "exclusiveMinimum")
 UPPER = ("maximum", "exclusiveMaximum")
@@ -69,7 +71,7 @@ def multiple(draft: Draft, value: Any, place: Place) -> Any:
     if step <= 0:
         raise place.error(f"expected a number above 0, found {say(value)}")
     if draft.type == "number":
-        return _to_float(draft, value, place)
+        return float(step)
     units = step * 10 ** _scale(draft)
     return _of_units(draft, units.numerator)
 
@@ -154,10 +156,10 @@ def _to_number(draft: Draft, value: Any, place: Place) -> int | Decimal:
 
 
 def _to_float(draft: Draft, value: Any, place: Place) -> float:
-    try:
-        return float(_exact(draft, value, place))
-    except OverflowError:
-        raise place.error(f"expected {_a(draft)}, found {say(value)}") from None
+    number = float(_exact(draft, value, place))
+    if draft.storage == "float32" and abs(number) <= _GREATEST_FLOAT32:
+        return struct.unpack("f", struct.pack("f", number))[0]  # 0.1 as the records hold it
+    return number
 
 
 def _as_is(python: type) -> Callable[[Draft, Any, Place], Any]:

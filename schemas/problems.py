@@ -98,31 +98,31 @@ class Place:
         """The place as a user names it: ``address.zip.logicalTypeOptions.pattern``, ``tags[]``."""
         path, value = "", self.document.value
         for i, step in enumerate(self.at):
-            before = self.at[i - 1] if i else None
             value = _inside(value, step)
-            name = value.get("name") if isinstance(value, dict) else None
-            if step == "schema" and i == 0 and len(self.at) > 1:
-                continue
-            if i == 1 and before == "schema":
-                path = name if isinstance(name, str) else f"schema[{step}]"
-            elif step == "properties" and i + 1 < len(self.at):
-                path = "" if i == 2 else path
-            elif before == "properties" and isinstance(step, int):
-                path = _join(path, name if isinstance(name, str) else f"properties[{step}]")
-            elif step == "items" and i > 2:
-                path += "[]"
-            else:
-                path = f"{path}[{step}]" if isinstance(step, int) else _join(path, step)
+            match self.at[i - 1] if i else None, step:
+                case ("schema", int()) if i == 1:
+                    path = _name(value) or f"schema[{step}]"
+                case ("properties", int()):
+                    inside = path if i > 3 else ""  # fields are not named after their table
+                    path = _join(inside, _name(value) or f"properties[{step}]")
+                case (_, "schema" | "properties") if i + 1 < len(self.at):
+                    pass
+                case (_, "items") if i > 2:
+                    path += "[]"
+                case (_, int()):
+                    path += f"[{step}]"
+                case _:
+                    path = _join(path, str(step))
         return path
 
     def error(self, message: str) -> ContractError:
         """The error to raise for this place."""
-        where = f"{self.document.origin}:{self.line} {self.path}".rstrip()
-        return ContractError(f"{where}: {message}")
+        where = f"{self.document.origin}:{self.line} {_one_line(self.path)}".rstrip()
+        return ContractError(f"{where}: {_one_line(message)}")
 
     def find(self, message: str) -> None:
         """Note what is asked here but not enforced."""
-        finding = Finding(self.path, message, self.line)
+        finding = Finding(_one_line(self.path), _one_line(message), self.line)
         if finding not in self.findings:
             self.findings.append(finding)
 
@@ -131,6 +131,18 @@ def _inside(value: Any, step: str | int) -> Any:
     if isinstance(value, list) and isinstance(step, int):
         return value[step] if step < len(value) else None
     return value.get(step) if isinstance(value, dict) else None
+
+
+def _one_line(text: str) -> str:
+    """Text without line ends or control characters, which an untrusted document may hold."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _name(value: Any) -> str | None:
+    name = value.get("name") if isinstance(value, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _join(path: str, name: str) -> str:

@@ -7,8 +7,10 @@ good batch costs a few vectorised comparisons; Python touches only what is wrong
 
 from __future__ import annotations
 
+import decimal
 import functools
 import ipaddress
+import operator
 import re
 from collections.abc import Callable, Iterable
 from decimal import Decimal
@@ -19,8 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .arrow import arrow_type
 from .codes import Code
 from .contract import Field, Rule
+from .integers import integer_range
 
 RESTRICTED = frozenset({"restricted", "confidential", "sensitive", "pii", "secret"})
 """Classifications whose values are not repeated in messages."""
@@ -41,9 +45,9 @@ def shown(value: Any, field: Field) -> str:
     """A value as a message repeats it: short, and not at all where it is personal."""
     if (field.classification or "").lower() in RESTRICTED:
         return "a value not shown"
-    text = value if isinstance(value, str) else str(value)
+    text = str(value)
     text = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
-    return repr(text) if isinstance(value, str) else text
+    return repr(text) if type(value) is str else text  # the text of a number has its own class
 
 
 def find_violations(
@@ -105,7 +109,9 @@ def _visit_children(array: pa.Array, field: Field, place: _Place, found: list[Vi
 def _visit_items(array: pa.Array, items: Field, place: _Place, found: list[Violation]) -> None:
     if not _has_rules(items):
         return
-    parents = pc.list_parent_indices(array).to_numpy(zero_copy_only=False)
+    # not pc.list_parent_indices: it also counts what lies hidden behind a null
+    lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    parents = np.repeat(np.arange(len(array)), lengths)
     rows = parents if place.rows is None else place.rows[parents]
 
     def path(i: int) -> str:
@@ -147,14 +153,37 @@ def _judge(rule: Rule, field: Field) -> _Judge:
     return _JUDGES[rule.kind](rule.value, field)
 
 
-def _bound(compare: Callable[..., pa.Array], words: str) -> Callable[[Any, Field], _Judge]:
+def _bound(compare: str, words: str) -> Callable[[Any, Field], _Judge]:
+    """``compare`` is the comparison that breaks the rule, by its name in ``operator``."""
+    is_broken = getattr(operator, compare)
+    kernel = _KERNELS[compare]
+
     def make(value: Any, field: Field) -> _Judge:
-        scalar = pa.scalar(value)
-        if field.type == "timestamp":
-            scalar = pa.scalar(value, pa.timestamp("us", "UTC"))
-        return _Judge(Code.RANGE, f"{words} {value}", lambda a: compare(a, scalar))
+        limit = _scalar(value, field)
+        if limit is None:
+            return _Judge(
+                Code.RANGE, f"{words} {value}", lambda a: _each(a, lambda v: is_broken(v, value))
+            )
+        return _Judge(Code.RANGE, f"{words} {value}", lambda a: kernel(a, limit))
 
     return make
+
+
+_KERNELS = {"lt": pc.less, "le": pc.less_equal, "gt": pc.greater, "ge": pc.greater_equal}
+
+
+def _scalar(value: Any, field: Field) -> pa.Scalar | None:
+    """A rule's value as one of the field's own type, or ``None`` if that cannot hold it.
+
+    Arrow would else bring column and value to a type that both fit, and has none for uint64 and
+    int64, or for decimals of many digits.
+    """
+    if field.type == "integer" and not isinstance(value, int):
+        return None  # Arrow would cut the fraction off
+    try:
+        return pa.scalar(value, arrow_type(field))
+    except (pa.ArrowException, OverflowError):
+        return None
 
 
 def _size(
@@ -166,15 +195,28 @@ def _size(
             code,
             f"{words} {value} {unit}",
             lambda a: compare(measure(a), value),
-            lambda scalar: f"{measure(pa.array([scalar.as_py()], scalar.type))[0].as_py()}",
+            lambda scalar: measure(pa.array([scalar.as_py()], scalar.type))[0].as_py(),
         )
 
     return make
 
 
+_raw_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_raw_properties = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
 def _json_sizes(texts: pa.Array) -> pa.Array:
-    values = [None if t is None else msgspec.json.decode(t) for t in texts.to_pylist()]
-    return pa.array([len(v) if isinstance(v, list | dict) else None for v in values], pa.int64())
+    return pa.array(list(map(_json_size, texts.to_pylist())), pa.int64())
+
+
+def _json_size(text: str | None) -> int | None:
+    # what is inside stays text: it may hold numbers that Python cannot
+    match text and text.lstrip()[0]:
+        case "[":
+            return len(_raw_items(text))
+        case "{":
+            return len(_raw_properties(text))
+    return None
 
 
 def _properties(objects: pa.Array) -> pa.Array:
@@ -192,25 +234,41 @@ _SIZES: dict[str, Callable[[pa.Array], pa.Array]] = {
 }
 
 
+_EXACT = decimal.Context(prec=1000)  # digits of the longest quotient of value and step
+
+
 def _multiple_of(value: Any, field: Field) -> _Judge:
+    step = Decimal(str(value))
+
     def exact(a: pa.Array) -> pa.Array:
-        step = Decimal(str(value))
-        return _each(a, lambda v: Decimal(v) % step != 0)
+        # of a float its shortest text counts, as it does for whoever wrote it
+        text = np.float32 if a.type == pa.float32() else lambda v: v
+        return _each(a, lambda v: _EXACT.remainder(Decimal(str(text(v))), step) != 0)
 
     def whole(a: pa.Array) -> pa.Array:
-        step = pa.scalar(value, a.type)
-        return pc.not_equal(pc.multiply(pc.divide(a, step), step), a)
+        divisor = pa.scalar(value, a.type)
+        return pc.not_equal(pc.multiply(pc.divide(a, divisor), divisor), a)
 
-    def close(a: pa.Array) -> pa.Array:
-        # 0.3 is a multiple of 0.1 although no double is exactly either
-        quotient = pc.divide(a.cast(pa.float64()), float(value))
-        off = pc.abs(pc.subtract(quotient, pc.round(quotient)))
-        return pc.greater(off, pc.multiply(1e-9, pc.max_element_wise(pc.abs(quotient), 1.0)))
+    # step = units / 10**places
+    places = max(-int(step.as_tuple().exponent), 0)
+    units = float(step.scaleb(places, _EXACT))
 
-    if field.type == "number":
-        return _Judge(Code.MULTIPLE_OF, f"a multiple of {value}", close)
-    integral = field.type == "integer" and isinstance(value, int) and 0 < value < 128
-    return _Judge(Code.MULTIPLE_OF, f"a multiple of {value}", whole if integral else exact)
+    def nearest(a: pa.Array) -> pa.Array:
+        # 0.3 is a multiple of 0.1 although no double is exactly either: it is the double nearest
+        # to one. A quotient of two exact doubles is rounded correctly; beyond 10**15 units the
+        # dividend is not exact.
+        count = pc.round(pc.divide(a.cast(pa.float64()), float(value)))
+        total = pc.multiply(count, units)
+        breaks = pc.not_equal(pc.divide(total, 10.0**places).cast(a.type), a)
+        unsure = pc.invert(pc.less(pc.abs(total), 1e15))
+        return pc.if_else(unsure, exact(a), breaks) if pc.any(unsure).as_py() else breaks
+
+    breaks = exact
+    if field.type == "number" and places <= 22:  # 10**22 is the last power that a double holds
+        breaks = nearest
+    elif field.type == "integer" and isinstance(value, int):
+        breaks = whole if 0 < value <= integer_range(field.storage)[1] else exact
+    return _Judge(Code.MULTIPLE_OF, f"a multiple of {value}", breaks)
 
 
 def _pattern(value: str, field: Field) -> _Judge:
@@ -221,9 +279,19 @@ def _matcher(pattern: str) -> Callable[[pa.Array], pa.Array]:
     try:
         pc.match_substring_regex(pa.array([""]), pattern)
     except pa.ArrowInvalid:  # look-around and back-references, which RE2 does not have
-        search = re.compile(pattern).search
+        search = re.compile(_dollar_is_end(pattern), re.ASCII).search
         return lambda a: _each(a, lambda v: search(v) is None)
     return lambda a: pc.invert(pc.match_substring_regex(a, pattern))
+
+
+_DOLLAR = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|(\$)", re.DOTALL)
+
+
+def _dollar_is_end(pattern: str) -> str:
+    """The pattern for Python, whose ``$`` would match before a last line feed too."""
+    if re.compile(pattern).flags & re.MULTILINE:
+        return pattern
+    return _DOLLAR.sub(lambda found: r"\Z" if found[1] else found[0], pattern)
 
 
 def _each(array: pa.Array, breaks: Callable[[Any], bool]) -> pa.Array:
@@ -277,31 +345,47 @@ def _enum(values: tuple[Any, ...], field: Field) -> _Judge:
     expected += "" if len(values) <= 10 else f" and {len(values) - 10} more"
 
     def breaks(a: pa.Array) -> pa.Array:
-        allowed = pa.array(values, a.type)
+        allowed = pa.array([v for v in values if _scalar(v, field) is not None], a.type)
         return pc.and_(pc.invert(pc.is_in(a, value_set=allowed)), a.is_valid())
 
     return _Judge(Code.ENUM, expected, breaks)
 
 
-def _unique_items(value: bool, field: Field) -> _Judge:
-    encode = msgspec.json.Encoder(order="deterministic", enc_hook=str).encode
+DIFFERING = "items that differ from each other"
+"""What a message says that ``uniqueItems`` expects."""
 
+
+def _unique_items(value: bool, field: Field) -> _Judge:
     def repeats(items: Any) -> bool:
         if isinstance(items, str):
-            items = msgspec.json.decode(items)
-        return isinstance(items, list) and len({encode(i) for i in items}) < len(items)
+            items = _raw_items(items) if items.lstrip()[0] == "[" else []
+        return len(set(map(_canonical, items))) < len(items)
 
     def breaks(a: pa.Array) -> pa.Array:
-        return pa.array([bool(value) and v is not None and repeats(v) for v in a.to_pylist()])
+        verdicts = [bool(value) and v is not None and repeats(v) for v in a.to_pylist()]
+        return pa.array(verdicts, pa.bool_())
 
-    return _Judge(Code.ITEMS, "items that differ from each other", breaks)
+    return _Judge(Code.ITEMS, DIFFERING, breaks)
+
+
+_in_order = msgspec.json.Encoder(order="deterministic", enc_hook=str).encode
+
+
+def _canonical(item: Any) -> bytes:
+    """Equal bytes for equal items."""
+    if not isinstance(item, msgspec.Raw):
+        return _in_order(item)
+    try:
+        return _in_order(msgspec.json.decode(item))
+    except msgspec.ValidationError:  # a number that Python cannot hold
+        return bytes(item)
 
 
 _JUDGES: dict[str, Callable[[Any, Field], _Judge]] = {
-    "minimum": _bound(pc.less, "at least"),
-    "maximum": _bound(pc.greater, "at most"),
-    "exclusiveMinimum": _bound(pc.less_equal, "more than"),
-    "exclusiveMaximum": _bound(pc.greater_equal, "less than"),
+    "minimum": _bound("lt", "at least"),
+    "maximum": _bound("gt", "at most"),
+    "exclusiveMinimum": _bound("le", "more than"),
+    "exclusiveMaximum": _bound("ge", "less than"),
     "multipleOf": _multiple_of,
     "minLength": _size(Code.LENGTH, pc.less, "at least", "characters"),
     "maxLength": _size(Code.LENGTH, pc.greater, "at most", "characters"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -108,19 +108,15 @@ def build(
         if unowned:
             counts[output, "", outcome] += unowned
     sources = sorted({source for _, source, _ in counts})
-    return [
-        LedgerRow(
-            run_id=run_id,
-            source=source,
-            output=output.name,
-            **{
-                outcome: counts["", source, outcome] + counts[output.name, source, outcome]
-                for outcome in _COUNTS
-            },
-        )
-        for output in ours
-        for source in sources
-    ]
+
+    def row(source: str, output: str) -> LedgerRow:
+        values: dict[str, Any] = {
+            outcome: counts["", source, outcome] + counts[output, source, outcome]
+            for outcome in _COUNTS
+        }
+        return LedgerRow(run_id=run_id, source=source, output=output, **values)
+
+    return [row(source, output.name) for output in ours for source in sources]
 
 
 def contributions(outputs: Sequence[Output], receipts: Iterable[Receipt]) -> dict[str, int]:

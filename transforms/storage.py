@@ -30,6 +30,7 @@ _REASONS = {
     errno.EROFS: "the file system is read-only",
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
+    errno.EEXIST: "a file of that name is there already",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EISDIR: "it is a folder, not a file",
     errno.ENAMETOOLONG: "the name is too long",
@@ -120,8 +121,7 @@ def open_write(path: str) -> BinaryIO:
     with named(path, "write"):
         if is_remote(path):
             return _open_remote(path, "create")
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        return _Durable(io.FileIO(path, "xb"), buffer_size=1 << 18)
+        return _create(path)
 
 
 def write_once(path: str, data: bytes) -> bool:
@@ -191,8 +191,7 @@ def delete(path: str) -> None:
 
 
 def delete_folder(folder: str) -> None:
-    """Delete the files directly in a folder, and the folder if it is empty then; it may be missing.
-    """
+    """Delete the files directly in a folder, and the folder if it is then empty; may be missing."""
     for path in list_files(folder):
         delete(path)
     if not is_remote(folder):
@@ -233,12 +232,17 @@ class _Durable(io.BufferedWriter):
                 super().close()
 
 
+def _create(path: str) -> BinaryIO:
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    return _Durable(io.FileIO(path, "xb"), buffer_size=1 << 18)
+
+
 @contextmanager
 def _temporary(path: str, data: bytes) -> Iterator[str]:
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}{_TEMPORARY}")
     try:
-        with named(path, "write"), open_write(temporary) as file:
+        with named(path, "write"), _create(temporary) as file:
             file.write(data)
         yield temporary
     finally:

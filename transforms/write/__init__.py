@@ -13,15 +13,8 @@ import apache_beam as beam
 
 from ..plan import Token, checked_name
 from ..receipts import Receipt, content_digest
-from .commit import CommitRun, Unbalanced, barrier, commit_run, complete
-from .destination import (
-    CommitConflict,
-    Committed,
-    Destination,
-    DestinationError,
-    Output,
-    destination,
-)
+from .commit import CommitRun, Unbalanced, barrier, clear_staging, commit_run, complete
+from .destination import CommitConflict, Committed, Destination, DestinationError, Output
 from .stage import Stage
 
 __all__ = [
@@ -37,9 +30,9 @@ __all__ = [
     "WriteTo",
     "WriteToJsonLines",
     "WriteToParquet",
+    "clear_staging",
     "commit_run",
     "complete",
-    "destination",
 ]
 
 

@@ -15,13 +15,13 @@ import apache_beam as beam
 import msgspec
 from apache_beam.transforms.window import GlobalWindows
 
-from .. import ledger
+from .. import ledger, storage
 from ..plan import Token
 from ..receipts import Receipt, content_digest
 from ..runs import Prepared, PreparedOutput, RunRecord, RunStore
 from ..tallies import Tally
 from .destination import DestinationError, Output, destination
-from .stage import stage_batches
+from .stage import stage_batches, staged_folder
 
 LEDGER = "ledger"
 """The name of the ledger's own output."""
@@ -141,6 +141,16 @@ def complete(
     )
 
 
+def clear_staging(store: RunStore, token: Token, outputs: Iterable[Output]) -> None:
+    """Delete what a failed run has staged, unless it is prepared and so can be completed.
+
+    For a launcher that holds the job's lock and whose pipeline has ended.
+    """
+    if store.prepared(token) is None:
+        for output in outputs:
+            storage.delete_folder(staged_folder(output.destination, token.run_id))
+
+
 def _balanced(
     store: RunStore,
     token: Token,
@@ -208,9 +218,10 @@ def _commit_ledger(token: Token, prepared: Prepared) -> None:
     digest = hashlib.sha256(msgspec.json.encode(prepared.ledger, order="sorted")).hexdigest()
     output = Output(LEDGER, prepared.ledger_uri, "side")
     held = output.destination.committed(token.run_id)
-    if held is None or (held.token, held.digest) != (token, digest):
-        receipts = stage_batches(output, token, [ledger.to_batch(prepared.ledger)])
-        output.destination.commit(token, digest, receipts)
+    done = held is not None and (held.token, held.digest) == (token, digest)
+    receipts = [] if done else stage_batches(output, token, [ledger.to_batch(prepared.ledger)])
+    # Even if it is held: the commit that was interrupted may have left something to tidy away.
+    output.destination.commit(token, digest, receipts)
 
 
 def _refuse_shared(outputs: Sequence[Output]) -> None:

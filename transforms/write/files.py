@@ -128,7 +128,9 @@ class FilesDestination(Destination):
         """Delete what the commit put out of use. Safe to repeat, and to leave out."""
         for path in entry.replaced:
             storage.delete(storage.join(self.home, path))
-        storage.delete_folder(storage.join(self.staging, entry.run_id, self.name))
+        staged = storage.join(self.staging, entry.run_id)
+        storage.delete_folder(storage.join(staged, self.name))
+        storage.delete_folder(staged)
         for path in _manifests(self.home)[:-KEEP]:
             storage.delete(path)
 

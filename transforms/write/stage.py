@@ -17,7 +17,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from ...schemas.arrow import IDENTITY, SOURCE
 from ...schemas.codes import Code
-from .. import storage
+from .. import coder, storage  # coder: registers itself with Beam  # noqa: F401
 from ..plan import Token
 from ..receipts import Part, Receipt
 from .destination import Destination, Output
@@ -138,7 +138,12 @@ class Sink:
         self._sources: Counter[str] = Counter()
         self._unreadable: list[str] = []
         self._file = _Hashing(storage.open_write(self.path))
-        self._encoder = FORMATS[destination.format](cast(BinaryIO, self._file), schema)
+        try:
+            self._encoder = FORMATS[destination.format](cast(BinaryIO, self._file), schema)
+        except BaseException:
+            self._file.discard()
+            storage.delete(self.path)
+            raise
 
     @property
     def bytes(self) -> int:
@@ -175,25 +180,27 @@ class Sink:
         )
 
     def abandon(self) -> None:
-        """Let go of the file without ending it."""
+        """Let go of the file; what the encoder still holds is thrown away."""
+        self._file.discard()
         with suppress(Exception):
-            self._file.close()
+            self._encoder.close()
 
 
 class _Hashing:
     """A file object that digests and counts what goes through it."""
 
-    def __init__(self, file: Any) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO) -> None:
+        self._file: BinaryIO | None = file
         self._digest = hashlib.sha256()
         self.bytes = 0
         self.closed = False
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        self._digest.update(view)
-        self._file.write(view)
-        self.bytes += len(view)
+        if self._file:
+            self._digest.update(view)
+            self._file.write(view)
+            self.bytes += len(view)
         return len(view)
 
     @property
@@ -216,9 +223,18 @@ class _Hashing:
         pass  # on close, once
 
     def close(self) -> None:
-        if not self.closed:
+        if not self.closed and self._file:
             self.closed = True
             self._file.close()
+
+    def discard(self) -> None:
+        """Close the file, and take what is still written without keeping it.
+
+        An encoder that is collected may write an end: it must not fail where nobody can catch it.
+        """
+        with suppress(OSError):
+            self.close()
+        self._file = None
 
 
 def staged_folder(destination: Destination, run_id: str) -> str:

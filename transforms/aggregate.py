@@ -1,0 +1,263 @@
+"""Aggregate: batches of records to partial states, and to the results that are made from them."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.types as pt
+from apache_beam.pvalue import TaggedOutput
+from apache_beam.transforms.window import GlobalWindows
+
+from ..schemas.arrow import SOURCE
+from ..schemas.states import (
+    SLICE_START,
+    AggregateSpec,
+    finalise,
+    merge_states,
+    partial_states,
+    seal_states,
+)
+from .coder import RecordBatchCoder  # registers it  # noqa: F401
+from .tallies import TALLIES, Tally
+
+VISIBLE = "visible"
+"""Tag of the output that carries results."""
+
+MAX_STATE_BYTES = 64 << 20
+"""Bytes of states that a worker gathers before it merges them, and lets go what stays large."""
+BATCH_ROWS = 100_000
+"""Rows of a batch of states or results at most."""
+BATCH_BYTES = 4 << 20
+"""Bytes, about, of a batch of states on its way to the workers that merge them."""
+_LONG = 256
+"""Distinct values from which on a sketch is smaller than they are."""
+
+
+class AggregateResult(NamedTuple):
+    """The outputs of :class:`Aggregate`.
+
+    ``states`` are batches by :func:`.states.state_schema`, each slice and group in exactly one
+    row; ``visible`` are batches by :func:`.states.visible_schema`; ``tallies`` count the records
+    that went in, by source, as ``written`` to the output of the aggregate's name.
+    """
+
+    states: beam.PCollection[pa.RecordBatch]
+    visible: beam.PCollection[pa.RecordBatch]
+    tallies: beam.PCollection[Tally]
+
+
+class Aggregate(beam.PTransform):
+    """Aggregate bounded batches of records in event-time windows.
+
+    Args:
+        spec: what to aggregate; :func:`.states.aggregate_spec` makes it.
+        shards: parts that groups are divided into, by a hash of window and keys; each is merged,
+            and sorted, on its own.
+        contribution: what the states call this run: its token.
+        max_state_bytes: states that a worker gathers before it merges them.
+
+    Raises:
+        AggregateOverflow: in the pipeline, when a result does not fit its type.
+        ValueError: in the pipeline, when a record has no event time.
+    """
+
+    def __init__(
+        self,
+        spec: AggregateSpec,
+        *,
+        shards: int = 4,
+        contribution: str = "",
+        max_state_bytes: int = MAX_STATE_BYTES,
+    ) -> None:
+        super().__init__()
+        if shards < 1:
+            raise ValueError(f"shards: expected at least 1, got {shards}")
+        self._partial = _PartialStates(spec, shards, contribution, max_state_bytes)
+        self._merge = _MergeStates(spec, max_state_bytes)
+
+    def expand(self, records: beam.PCollection[pa.RecordBatch]) -> AggregateResult:
+        # The window is a column: Beam's own windows would only cut the groups once more.
+        entered = (
+            records
+            | "Unwindow" >> beam.WindowInto(GlobalWindows())
+            | "PartialStates" >> beam.ParDo(self._partial).with_outputs(TALLIES, main="states")
+        )
+        entered.states.element_type = tuple[int, pa.RecordBatch]
+        entered[TALLIES].element_type = Tally
+        merged = (
+            entered.states
+            | "ByShard" >> beam.GroupByKey()
+            | "MergeStates" >> beam.ParDo(self._merge).with_outputs(VISIBLE, main="states")
+        )
+        merged.states.element_type = merged[VISIBLE].element_type = pa.RecordBatch
+        return AggregateResult(merged.states, merged[VISIBLE], entered[TALLIES])
+
+
+class _Gathering:
+    """Tables of states, merged whenever they have become many bytes."""
+
+    def __init__(self, spec: AggregateSpec, max_bytes: int) -> None:
+        self._spec = spec
+        self._max_bytes = max_bytes
+        self.tables: list[pa.Table] = []
+        self._bytes = 0
+
+    def add(self, table: pa.Table) -> None:
+        self.tables.append(table)
+        self._bytes += table.nbytes
+
+    @property
+    def full(self) -> bool:
+        return self._bytes > self._max_bytes
+
+    def compact(self) -> bool:
+        """Merge, and say whether at least half of the room is free again."""
+        table = merge_states(self.tables, self._spec, open=True)
+        table = seal_states(table, self._spec, _LONG)
+        self.tables, self._bytes = [table], table.nbytes
+        return self._bytes <= self._max_bytes // 2
+
+    def grow(self) -> None:
+        """Double the room."""
+        self._max_bytes *= 2
+
+    def take(self) -> pa.Table | None:
+        """All of it, merged; nothing is left."""
+        if not self.tables:
+            return None
+        if len(self.tables) > 1:
+            self.compact()
+        table = self.tables[0]
+        self.tables, self._bytes = [], 0
+        return table
+
+
+class _PartialStates(beam.DoFn):
+    """Batches to (shard, batch of open states), and the tallies of what came in."""
+
+    def __init__(
+        self, spec: AggregateSpec, shards: int, contribution: str, max_state_bytes: int
+    ) -> None:
+        self._spec = spec
+        self._shards = shards
+        self._contribution = contribution
+        self._max_state_bytes = max_state_bytes
+
+    def start_bundle(self) -> None:
+        self._gathering = _Gathering(self._spec, self._max_state_bytes)
+        self._sources: Counter[str] = Counter()
+
+    def process(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+        if not batch.num_rows:
+            return
+        self._sources.update(_count_sources(batch))
+        self._gathering.add(partial_states(batch, self._spec, self._contribution, open=True))
+        if self._gathering.full and not self._gathering.compact():
+            yield from self._flush()
+
+    def finish_bundle(self) -> Iterator[Any]:
+        for element in self._flush():
+            yield GlobalWindows.windowed_value(element)
+        for source, rows in self._sources.items():
+            tally = Tally(source, "written", rows, self._spec.name)
+            yield TaggedOutput(TALLIES, GlobalWindows.windowed_value(tally))
+
+    def _flush(self) -> Iterator[tuple[int, pa.RecordBatch]]:
+        table = self._gathering.take()
+        if table is None:
+            return
+        shards = shard_of(table, self._spec, self._shards)
+        order = np.argsort(shards, kind="stable")
+        table = table.take(pa.array(order))
+        ends = np.cumsum(np.bincount(shards, minlength=self._shards)).tolist()
+        step = max(1, min(BATCH_ROWS, len(table) * BATCH_BYTES // max(1, table.nbytes)))
+        for shard, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            for batch in _batches(table.slice(start, end - start), step):
+                yield shard, batch
+
+
+class _MergeStates(beam.DoFn):
+    """A shard's states to batches of sealed states, each group once, and of results."""
+
+    def __init__(self, spec: AggregateSpec, max_state_bytes: int) -> None:
+        self._spec = spec
+        self._max_state_bytes = max_state_bytes
+
+    def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[Any]:
+        gathering = _Gathering(self._spec, self._max_state_bytes)
+        for batch in element[1]:
+            gathering.add(pa.Table.from_batches([batch]))
+            if gathering.full and not gathering.compact():
+                # Here nothing can be let go. Room that grows keeps the number of merges small.
+                gathering.grow()
+        states = merge_states(gathering.tables, self._spec)
+        results = finalise(states, self._spec, merged=True)
+        yield from _batches(states, BATCH_ROWS)
+        for batch in _batches(results, BATCH_ROWS):
+            yield TaggedOutput(VISIBLE, batch)
+
+
+def _batches(table: pa.Table, rows: int) -> list[pa.RecordBatch]:
+    return table.combine_chunks().to_batches(max_chunksize=rows)
+
+
+def _count_sources(batch: pa.RecordBatch) -> dict[str, int]:
+    """Rows by source; those of no source count under the empty name."""
+    if SOURCE not in batch.schema.names:
+        return {"": batch.num_rows}
+    column = batch.column(SOURCE)
+    if not pt.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    names = [*column.dictionary.to_pylist(), None]
+    codes = column.indices.fill_null(len(names) - 1).to_numpy()
+    counts = np.bincount(codes, minlength=len(names)).tolist()
+    return {name or "": rows for name, rows in zip(names, counts, strict=True) if rows}
+
+
+_NULL = np.uint64(0x9E3779B97F4A7C15)
+_MIX = np.uint64(0xFF51AFD7ED558CCD)
+_SHIFT = np.uint64(33)
+
+
+def shard_of(table: pa.Table, spec: AggregateSpec, shards: int) -> np.ndarray:
+    """The shard of each row of states: the same for the same slice and keys, on every worker.
+
+    Each value enters as 64 bits: an integer, date or time as it is, a float by its bits, a string
+    (and a decimal's text) by the CRC-32 of its UTF-8. Python's ``hash`` differs between processes.
+    """
+    hashed = _mixed(table[SLICE_START].combine_chunks().view(pa.uint64()).to_numpy())
+    for key in spec.keys:
+        column = table[key.name].combine_chunks()
+        encoded = column.dictionary_encode(null_encoding="encode")
+        values = _bits(encoded.dictionary)[encoded.indices.to_numpy()]
+        hashed = _mixed(hashed * np.uint64(31) + values)
+    return (hashed % np.uint64(shards)).astype(np.int64)
+
+
+def _mixed(bits: np.ndarray) -> np.ndarray:
+    """The bits, spread over the whole word: a round of MurmurHash3's finaliser."""
+    spread = (bits ^ (bits >> _SHIFT)) * _MIX
+    return spread ^ (spread >> _SHIFT)
+
+
+def _bits(values: pa.Array) -> np.ndarray:
+    """64 bits of each of different values, of which one may be null."""
+    null = values.is_null().to_numpy(zero_copy_only=False)
+    if pt.is_string(values.type) or pt.is_decimal(values.type):
+        texts = values.cast(pa.string()).cast(pa.binary()).fill_null(b"").to_pylist()
+        bits = np.fromiter(map(zlib.crc32, texts), np.uint64, len(texts))
+    elif pt.is_floating(values.type):
+        bits = values.cast(pa.float64()).fill_null(0).view(pa.uint64()).to_numpy()
+    else:
+        if pt.is_date32(values.type):
+            values = values.view(pa.int32())
+        elif values.type.bit_width == 64:
+            values = values.view(pa.int64())
+        bits = values.cast(pa.int64()).fill_null(0).to_numpy().view(np.uint64)
+    return np.where(null, _NULL, bits)
