@@ -13,8 +13,8 @@ class Code(StrEnum):
     """Why a record was refused. The value is what is stored."""
 
     MALFORMED = "MALFORMED"
-    """Not the format at all: no JSON object, trailing bytes, nested too deeply, a number that no
-    double can hold."""
+    """Not the format at all: no JSON object, trailing bytes, nested more than 500 levels deep, a
+    whole number of more than 4300 digits."""
     ENCODING = "ENCODING"
     """Bytes that are not UTF-8, anywhere in the record."""
     OVERSIZE = "OVERSIZE"

@@ -199,7 +199,8 @@ def _single_floats(
         for i in np.flatnonzero(too_large.fill_null(False).to_numpy(zero_copy_only=False)).tolist():
             row = i if rows is None else int(rows[i])
             what = "a number that a 32-bit float can hold"
-            misfits.append(Misfit(row, path(i), Code.RANGE, what, str(column[i].as_py()), field))
+            value = Number(column[i].as_py())
+            misfits.append(Misfit(row, path(i), Code.RANGE, what, value, field))
         single = pc.if_else(too_large, pa.scalar(None, pa.float32()), single)
     return single
 
@@ -224,7 +225,7 @@ def _decimals(
         if text is not None and value is None:
             row = i if rows is None else int(rows[i])
             what = f"a decimal of {field.precision} digits, {field.scale} after the point"
-            misfits.append(Misfit(row, path(i), Code.PRECISION, what, text, field))
+            misfits.append(Misfit(row, path(i), Code.PRECISION, what, Number(text), field))
         values.append(value)
     return pa.array(values, arrow_type(field))
 

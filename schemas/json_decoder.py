@@ -15,12 +15,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .arrow import UNKNOWN, record_schema
 from .contract import Contract, Field
 from .integers import integer_range
 from .json_columns import Number, column_builder, convert, object_getters
-from .json_refusals import Refusals, unknown_fields
+from .json_nesting import too_deep
+from .json_refusals import Refusals
+from .json_unknown import unknown_fields
 from .rules import Violation
 
 UnknownFields = Literal["ignore", "keep", "reject"]
@@ -72,13 +75,14 @@ class JsonDecoder:
 
     def decode(self, payloads: pa.Array) -> Decoded:
         """Decode a binary array, one record an element. No content whatever makes it raise."""
-        refused = set(_not_utf8(payloads))
+        payloads = pc.fill_null(payloads, b"") if payloads.null_count else payloads
+        unfit = {*_not_utf8(payloads), *too_deep(payloads)}
+        refused = set(unfit)
         chunks: list[list[pa.Array]] = []
         for start in range(0, max(len(payloads), 1), _CHUNK):
             lines = payloads.slice(start, _CHUNK).to_pylist()
-            for i in refused:
-                if start <= i < start + _CHUNK:
-                    lines[i - start] = b""  # which no decoder takes; the bytes are kept elsewhere
+            for i in unfit & set(range(start, start + _CHUNK)) if unfit else ():
+                lines[i - start] = b""  # which no decoder takes; the bytes are kept elsewhere
             columns, failed = self._columns(lines)
             refused.update(start + i for i in failed)
             chunks.append(columns)
@@ -149,7 +153,15 @@ def _not_utf8(payloads: pa.Array) -> list[int]:
         payloads.cast(pa.string())  # validates the whole column at once
         return []
     except pa.ArrowInvalid:
-        return [i for i, p in enumerate(payloads.to_pylist()) if not _is_utf8(p)]
+        return [i for i in _not_ascii(payloads) if not _is_utf8(payloads[i].as_py())]
+
+
+def _not_ascii(payloads: pa.Array) -> list[int]:
+    offsets = np.frombuffer(payloads.buffers()[1], np.int32)
+    offsets = offsets[payloads.offset : payloads.offset + len(payloads) + 1]
+    data = np.frombuffer(payloads.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+    places = np.flatnonzero(data >= 0x80) + offsets[0]
+    return np.unique(np.searchsorted(offsets, places, side="right") - 1).tolist()
 
 
 def _is_utf8(payload: bytes) -> bool:

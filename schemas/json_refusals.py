@@ -18,7 +18,8 @@ from .codes import Code
 from .contract import Contract, Field
 from .integers import integer_range
 from .json_columns import Number, column_builder, convert
-from .rules import Violation, find_violations, shown
+from .json_nesting import MAX_NESTING, is_too_deep
+from .rules import DIFFERING, Violation, find_violations, shown
 
 _decode = msgspec.json.Decoder(float_hook=Number).decode
 
@@ -75,10 +76,13 @@ class Refusals:
         except UnicodeDecodeError as error:
             refuse("", Code.ENCODING, f"is not UTF-8: {error.reason} at byte {error.start}")
             return None
+        if is_too_deep(payload):
+            refuse("", Code.MALFORMED, f"is nested more than {MAX_NESTING} levels deep")
+            return None
         try:
             value = _decode(payload)
-        except RecursionError:
-            refuse("", Code.MALFORMED, "is nested too deeply")
+        except msgspec.ValidationError:  # where nothing is asked of the value, only this
+            refuse("", Code.MALFORMED, "holds a whole number of more than 4300 digits")
             return None
         except Exception as error:
             refuse("", Code.MALFORMED, f"is not JSON: {error}")
@@ -103,8 +107,20 @@ class Refusals:
         wrong = {row: {v.field for v in found[row]} for row in rows}
         for v in find_violations(columns, self._fields):
             row = rows[v.row]
-            if v.field not in wrong[row]:
+            if not _is_doubtful(v, wrong[row]):
                 found[row].append(v._replace(row=row))
+
+
+def _is_doubtful(violation: Violation, wrong: set[str]) -> bool:
+    """Whether it may only seem so because of what was cleaned away at the ``wrong`` paths.
+
+    Wrong items are alike once they are null, and wrong properties are missing.
+    """
+    path, code, message = violation.field, violation.code, violation.message
+    if code is not Code.ITEMS or "at most" in message:
+        return path in wrong
+    inside = path + ("[" if DIFFERING in message else ".")
+    return path in wrong or any(place.startswith(inside) for place in wrong)
 
 
 def _walk_object(
@@ -201,43 +217,3 @@ _EXPECTED = {
     "object": "an object",
     "array": "an array",
 }
-
-
-def unknown_fields(payload: bytes, contract: Contract) -> str | None:
-    """What a record says that its contract does not name: a JSON object from path to value."""
-    unknown: dict[str, Any] = {}
-    _collect_unknown(json.loads(payload, parse_float=_Literal), contract.fields, "", unknown)
-    if not unknown:
-        return None
-    return _encoder.encode(unknown).decode()
-
-
-class _Literal(float):
-    """A float that remembers its text, so that it is written as it was read."""
-
-    def __new__(cls, text: str) -> _Literal:
-        self = super().__new__(cls, text)
-        self.text = text
-        return self
-
-    text: str
-
-
-_encoder = msgspec.json.Encoder(enc_hook=lambda v: msgspec.Raw(v.text.encode()))
-
-
-def _collect_unknown(
-    value: dict[str, Any], fields: tuple[Field, ...], prefix: str, unknown: dict[str, Any]
-) -> None:
-    known = {f.name: f for f in fields}
-    for name, inner in value.items():
-        field = known.get(name)
-        if field is None:
-            unknown[prefix + name] = inner
-            continue
-        if field.type == "object" and isinstance(inner, dict):
-            _collect_unknown(inner, field.fields, f"{prefix}{name}.", unknown)
-        elif field.type == "array" and field.items and field.items.type == "object":
-            for i, item in enumerate(inner or ()):
-                if isinstance(item, dict):
-                    _collect_unknown(item, field.items.fields, f"{prefix}{name}[{i}].", unknown)

@@ -30,6 +30,7 @@ LG_K = 12
 """Logarithm of a sketch's size: 4096 registers, a standard error of 1.6 %."""
 
 _LOW = 0xFFFFFFFF
+_SKETCHES: Any = datasketches  # its names come from an extension module without type stubs
 
 
 class AggregateError(ValueError):
@@ -288,13 +289,13 @@ class ApproxDistinct(Function):
         found, present = groups.present(sketches)
         for group, sketch in zip(found.tolist(), present.to_pylist(), strict=True):
             if group in several:
-                several[group].update(datasketches.hll_sketch.deserialize(sketch))
+                several[group].update(_SKETCHES.hll_sketch.deserialize(sketch))
             elif merged[group] is None:
                 merged[group] = sketch
             else:
                 several[group] = _union(merged[group], sketch)
         for group, union in several.items():
-            merged[group] = union.get_result(datasketches.HLL_8).serialize_compact()
+            merged[group] = union.get_result(_SKETCHES.HLL_8).serialize_compact()
         distinct = _distinct(groups.count, ids, lists.flatten())
         return [pa.array(merged, pa.binary()), distinct]
 
@@ -517,7 +518,7 @@ def _lists(lengths: np.ndarray, values: pa.Array) -> pa.Array:
 
 
 def _sketch(values: list[Any], before: bytes | None) -> bytes:
-    sketch = datasketches.hll_sketch(LG_K, datasketches.HLL_8)
+    sketch = _SKETCHES.hll_sketch(LG_K, _SKETCHES.HLL_8)
     update = sketch.update
     for value in values:
         update("\0" if value == "" else value)
@@ -525,13 +526,13 @@ def _sketch(values: list[Any], before: bytes | None) -> bytes:
         return sketch.serialize_compact()
     union = _union(before)
     union.update(sketch)
-    return union.get_result(datasketches.HLL_8).serialize_compact()
+    return union.get_result(_SKETCHES.HLL_8).serialize_compact()
 
 
 def _union(*sketches: bytes) -> Any:
-    union = datasketches.hll_union(LG_K)
+    union = _SKETCHES.hll_union(LG_K)
     for sketch in sketches:
-        union.update(datasketches.hll_sketch.deserialize(sketch))
+        union.update(_SKETCHES.hll_sketch.deserialize(sketch))
     return union
 
 

@@ -210,8 +210,10 @@ def _json_sizes(texts: pa.Array) -> pa.Array:
 
 
 def _json_size(text: str | None) -> int | None:
+    if text is None:
+        return None
     # what is inside stays text: it may hold numbers that Python cannot
-    match text and text.lstrip()[0]:
+    match text.lstrip()[0]:
         case "[":
             return len(_raw_items(text))
         case "{":

@@ -13,6 +13,7 @@ rule.
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import re
 from zoneinfo import ZoneInfo
@@ -23,18 +24,25 @@ import pyarrow.compute as pc
 
 from .contract import Field
 
-_LEAP_YEAR = (
+_YEAR = "(?:000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})"
+_LEAP_DAY = (
     "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)-02-29"
 )
 _DAY = (
-    "(?:[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
+    f"(?:{_YEAR}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
     "|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))"
-    f"|{_LEAP_YEAR})"
+    f"|{_LEAP_DAY})"
 )
 _CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:[.][0-9]{1,9})?)?"
 _OFFSET = "(?:Z|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?)"
-_YEAR_ZERO = "^0000"
 _BEYOND_MICROSECONDS = "([.][0-9]{6})[0-9]+"
+_SHORTEST_BEYOND = {
+    "date": 1 << 30,
+    "time": len("00:00:00.0000000"),
+    "naive": len("0000-00-00T00:00:00.0000000"),
+    "offset": len("0000-00-00T00:00:00.0000000Z"),
+}
+"""The length of the shortest text with more digits than microseconds: most columns are shorter."""
 
 _GUARDS = {
     "date": f"^{_DAY}$",
@@ -92,41 +100,37 @@ def _parse(texts: pa.Array, guard: str, zone: str | None) -> tuple[pa.Array, np.
     if pc.all(accepted).as_py() is False:  # nulls are skipped
         refused = np.flatnonzero(~accepted.fill_null(True).to_numpy(zero_copy_only=False))
         texts = pc.if_else(accepted, texts, pa.scalar(None, pa.string()))
-    if (
-        guard in ("naive", "offset", "time")
-        and pc.any(pc.match_substring_regex(texts, _BEYOND_MICROSECONDS)).as_py()
-    ):
+    longest = pc.max(pc.binary_length(texts)).as_py() or 0
+    if longest >= _SHORTEST_BEYOND[guard]:
         texts = pc.replace_substring_regex(texts, _BEYOND_MICROSECONDS, r"\1")
     if guard == "date":
-        return _within_years(texts, pa.date32(), refused)
+        return texts.cast(pa.date32()), refused
     if guard == "time":
         # Arrow casts no text to a time of day: put it on a day and take the day off again
         dated = pc.binary_join_element_wise("1970-01-01T", texts, "")
         return dated.cast(pa.timestamp("us")).cast(pa.time64("us")), refused
     if guard == "offset":
-        return _within_years(texts, pa.timestamp("us", "UTC"), refused)
-    local, refused = _within_years(texts, pa.timestamp("us"), refused)
-    return _localise(local, zone or "UTC"), refused
+        return _within_years(texts.cast(pa.timestamp("us", "UTC")), refused)
+    return _within_years(_localise(texts.cast(pa.timestamp("us")), zone or "UTC"), refused)
 
 
 def _within_years(
-    texts: pa.Array, to: pa.DataType, refused: np.ndarray | None
+    instants: pa.Array, refused: np.ndarray | None
 ) -> tuple[pa.Array, np.ndarray | None]:
-    """Cast, refusing instants outside years 1 to 9999, which Python and most tables cannot hold."""
-    values = texts.cast(to)
-    if to == pa.date32():
-        outside = pc.match_substring_regex(texts, _YEAR_ZERO)
-    else:
-        micros = values.view(pa.int64())
-        bounds = pc.min_max(micros).as_py()
-        if bounds["min"] is None or (bounds["min"] >= _FAR_FIRST and bounds["max"] <= _FAR_LAST):
-            return values, refused
-        outside = pc.or_(pc.less(micros, _FAR_FIRST), pc.greater(micros, _FAR_LAST))
-    if not pc.any(outside).as_py():
-        return values, refused
+    """Refuse instants outside years 1 to 9999 UTC, which Python and most tables cannot hold."""
+    micros = instants.view(pa.int64())
+    bounds = pc.min_max(micros).as_py()
+    if bounds["min"] is None or (bounds["min"] >= _FAR_FIRST and bounds["max"] <= _FAR_LAST):
+        return instants, refused
+    outside = pc.or_(pc.less(micros, _FAR_FIRST), pc.greater(micros, _FAR_LAST))
     more = np.flatnonzero(outside.fill_null(False).to_numpy(zero_copy_only=False))
-    refused = more if refused is None else np.union1d(refused, more)
-    return pc.if_else(outside, pa.scalar(None, to), values), refused
+    return pc.if_else(outside, pa.scalar(None, instants.type), instants), _union(refused, more)
+
+
+def _union(some: np.ndarray | None, others: np.ndarray | None) -> np.ndarray | None:
+    if some is None or others is None:
+        return others if some is None else some
+    return np.union1d(some, others)
 
 
 def _localise(local: pa.Array, zone: str) -> pa.Array:
@@ -141,17 +145,38 @@ def _localise(local: pa.Array, zone: str) -> pa.Array:
         return placed.cast(pa.timestamp("us", "UTC"))
     except pa.ArrowInvalid:
         tz = ZoneInfo(zone)
-        instants = [None if v is None else v.replace(tzinfo=tz) for v in local.to_pylist()]
-        return pa.array(instants, pa.timestamp("us", "UTC"))
+        micros = [None if v is None else _micros(v, tz) for v in local.to_pylist()]
+        return pa.array(micros, pa.int64()).cast(pa.timestamp("us", "UTC"))
+
+
+_EPOCH = dt.datetime(1970, 1, 1)
+_MICROSECOND = dt.timedelta(microseconds=1)
+
+
+def _micros(local: dt.datetime, tz: ZoneInfo) -> int:
+    """One local time to microseconds since the epoch, as :func:`_localise` does it for many."""
+    before, after = (local.replace(tzinfo=tz, fold=fold).utcoffset() for fold in (0, 1))
+    assert before is not None
+    assert after is not None
+    clock = (local - _EPOCH) // _MICROSECOND
+    first, last = clock - after // _MICROSECOND, clock - before // _MICROSECOND
+    if before >= after:
+        return last  # the earlier one, if there are two
+    # In a gap: the clock jumps at an instant in (first, last].
+    while last - first > 1:
+        middle = (first + last) // 2
+        there = (_EPOCH + middle * _MICROSECOND).replace(tzinfo=dt.UTC).astimezone(tz)
+        first, last = (first, middle) if there.utcoffset() == after else (middle, last)
+    return last
 
 
 def _parse_mixed(texts: pa.Array, zone: str) -> tuple[pa.Array, np.ndarray | None]:
     """Values with an offset keep it, those without are of ``zone``."""
     naive = pc.match_substring_regex(texts, _GUARDS["naive"])
     nothing = pa.scalar(None, pa.string())
-    local, _ = _parse(pc.if_else(naive, texts, nothing), "naive", zone)
+    local, far = _parse(pc.if_else(naive, texts, nothing), "naive", zone)
     placed, refused = _parse(pc.if_else(naive, nothing, texts), "offset", None)
-    return pc.coalesce(placed, local), refused
+    return pc.coalesce(placed, local), _union(far, refused)
 
 
 _TOKENS = {
@@ -176,8 +201,8 @@ def iso_rewrite(pattern: str) -> tuple[str, str, bool] | None:
     """A Java ``DateTimeFormatter`` pattern as (regular expression, ISO template, has an offset).
 
     Source of the letters: the JDK's ``java.time.format.DateTimeFormatter``. ``None`` where the
-    pattern uses what cannot be rewritten (names of months, two-digit years, half days): the value
-    is then held to ISO 8601, and ``contract check`` says so.
+    pattern uses what cannot be rewritten (names of months, two-digit years, half days, optional
+    sections): the value is then held to ISO 8601, and ``contract check`` says so.
     """
     groups: dict[str, str] = {}
     expression = ""
@@ -185,6 +210,8 @@ def iso_rewrite(pattern: str) -> tuple[str, str, bool] | None:
         text = piece.group(0)
         if piece.group(1) is not None:
             expression += re.escape(piece.group(1).replace("''", "'") or "'")
+        elif text in "[]{}#'":  # optional sections, reserved letters, a quote without an end
+            return None
         elif piece.group(2) is None:
             expression += re.escape(text)
         else:

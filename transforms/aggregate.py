@@ -83,14 +83,14 @@ class Aggregate(beam.PTransform):
 
     def expand(self, records: beam.PCollection[pa.RecordBatch]) -> AggregateResult:
         # The window is a column: Beam's own windows would only cut the groups once more.
-        entered = (
+        entered: Any = (
             records
             | "Unwindow" >> beam.WindowInto(GlobalWindows())
             | "PartialStates" >> beam.ParDo(self._partial).with_outputs(TALLIES, main="states")
         )
-        entered.states.element_type = tuple[int, pa.RecordBatch]
+        entered.states.element_type = beam.typehints.KV[int, pa.RecordBatch]
         entered[TALLIES].element_type = Tally
-        merged = (
+        merged: Any = (
             entered.states
             | "ByShard" >> beam.GroupByKey()
             | "MergeStates" >> beam.ParDo(self._merge).with_outputs(VISIBLE, main="states")

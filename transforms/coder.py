@@ -25,7 +25,7 @@ class RecordBatchCoder(Coder):
             return reader.read_next_batch()
 
     def estimate_size(self, value: pa.RecordBatch) -> int:
-        return value.get_total_buffer_size()
+        return value.nbytes  # of a slice, what it holds; not its parent's buffers
 
     def is_deterministic(self) -> bool:
         return False

@@ -9,12 +9,15 @@ through shared memory. A helper that dies loses nothing: what it was at is decod
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing.shared_memory import SharedMemory
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -58,6 +61,13 @@ class _InPlace:
         return iter(())
 
 
+class _Given(NamedTuple):
+    """A batch that a helper decodes, and the slot of shared memory that it lies in."""
+
+    slot: int
+    future: Future[Any]
+
+
 class Helpers:
     """Processes that decode for this one, by one contract.
 
@@ -68,12 +78,16 @@ class Helpers:
     def __init__(self, contract: Contract, unknown: UnknownFields, count: int) -> None:
         self._serves = (contract, unknown)
         self.decoder = JsonDecoder(contract, unknown)  # for what helpers cannot take
-        self.slots = [SharedMemory(create=True, size=_SLOT_BYTES) for _ in range(2 * count)]
-        self._pool: ProcessPoolExecutor | None = ProcessPoolExecutor(
+        self._slots = _allocate(2 * count)
+        self.free = deque(range(len(self._slots)))  # of all who decode in this process
+        self._pool: ProcessPoolExecutor | None = None
+        if not self._slots:
+            return
+        self._pool = ProcessPoolExecutor(
             count,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_become_helper,
-            initargs=(contract, unknown, [slot.name for slot in self.slots]),
+            initargs=(contract, unknown, [slot.name for slot in self._slots]),
         )
         for _ in range(count):
             self._pool.submit(_ready)  # each starts a process now rather than with the first batch
@@ -82,22 +96,68 @@ class Helpers:
         """Whether the helpers decode by this contract."""
         return self._pool is not None and self._serves == (contract, unknown)
 
-    def submit(self, slot: int, size: int) -> Future[Any] | None:
-        """Have a slot decoded; ``None`` when there are no helpers any more."""
+    def give(self, payloads: pa.Array) -> _Given | None:
+        """Have payloads decoded; ``None`` if that is not to be had now."""
         try:
-            return self._pool.submit(_decode_slot, slot, size) if self._pool else None
-        except (BrokenProcessPool, RuntimeError):
+            slot = self.free.popleft()
+        except IndexError:
             return None
+        size = _write(payloads, self._slots[slot])
+        try:
+            if size and self._pool:
+                return _Given(slot, self._pool.submit(_decode_slot, slot, size))
+        except (BrokenProcessPool, RuntimeError):
+            pass  # a helper has died, and with it the pool
+        self.free.append(slot)
+        return None
+
+    def take(self, given: _Given) -> Decoded | None:
+        """Wait for what became of a batch; ``None`` if its helper died over it."""
+        try:
+            return _read(self._slots[given.slot], given.future.result())
+        except Exception:  # whatever a helper dies of, the batch is still here
+            return None
+        finally:
+            self.free.append(given.slot)
 
     def close(self) -> None:
         """End the helpers and give the shared memory back."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
-        while self.slots:
-            slot = self.slots.pop()
-            slot.close()
-            slot.unlink()
+        self.free.clear()
+        while self._slots:
+            _release(self._slots.pop())
+
+
+def _allocate(count: int) -> list[SharedMemory]:
+    """Slots of shared memory, fewer where there is no room for so many."""
+    slots: list[SharedMemory] = []
+    with suppress(OSError):
+        for _ in range(count):
+            slots.append(SharedMemory(create=True, size=_SLOT_BYTES))
+            _reserve(slots[-1])
+        return slots
+    if slots:
+        _release(slots.pop())
+    return slots
+
+
+def _reserve(slot: SharedMemory) -> None:
+    """Claim the pages now: to write to one that the system has not left kills the process.
+
+    Raises:
+        OSError: there is no room. A container often has 64 MB in all.
+    """
+    path = os.path.join("/dev/shm", slot.name)
+    if os.path.exists(path):  # Linux
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, slot.size)
+
+
+def _release(slot: SharedMemory) -> None:
+    slot.close()
+    slot.unlink()
 
 
 _attached: Helpers | None = None
@@ -122,17 +182,13 @@ def detach_helpers() -> None:
 class _HelpedDecoding:
     def __init__(self, helpers: Helpers) -> None:
         self._helpers = helpers
-        self._free = list(range(len(helpers.slots)))
-        self._waiting: deque[tuple[Task, int, Future[Any] | None]] = deque()
+        self._waiting: deque[tuple[Task, _Given | None]] = deque()
 
     def put(self, task: Task) -> Iterator[tuple[Task, Decoded]]:
-        if not self._free:
+        while not self._helpers.free and self._waiting:
             yield self._next()
-        slot = self._free.pop()
-        size = _write(task[0].column(PAYLOAD), self._helpers.slots[slot])
-        future = self._helpers.submit(slot, size) if size else None
-        self._waiting.append((task, slot, future))
-        while self._waiting and self._done(self._waiting[0][2]):
+        self._waiting.append((task, self._helpers.give(task[0].column(PAYLOAD))))
+        while self._waiting and self._is_done(self._waiting[0][1]):
             yield self._next()
 
     def drain(self) -> Iterator[tuple[Task, Decoded]]:
@@ -140,18 +196,12 @@ class _HelpedDecoding:
             yield self._next()
 
     @staticmethod
-    def _done(future: Future[Any] | None) -> bool:
-        return future is None or future.done()
+    def _is_done(given: _Given | None) -> bool:
+        return given is None or given.future.done()
 
-    def _next(self) -> tuple[Any, Decoded]:
-        task, slot, future = self._waiting.popleft()
-        decoded = None
-        if future is not None:
-            try:
-                decoded = _read(self._helpers.slots[slot], future.result())
-            except BrokenProcessPool:
-                decoded = None  # a helper died, and with it the pool: the batch is still here
-        self._free.append(slot)
+    def _next(self) -> tuple[Task, Decoded]:
+        task, given = self._waiting.popleft()
+        decoded = self._helpers.take(given) if given else None
         return task, decoded or self._helpers.decoder.decode(task[0].column(PAYLOAD))
 
 
@@ -188,9 +238,18 @@ _slots: list[SharedMemory]
 
 def _become_helper(contract: Contract, unknown: UnknownFields, slots: list[str]) -> None:
     global _decoder, _slots
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     pa.set_cpu_count(1)
     _decoder = JsonDecoder(contract, unknown)
     _slots = [SharedMemory(name) for name in slots]
+
+
+def _end_with_parent() -> None:
+    """A killed parent closes nothing: its helpers would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _ready() -> None:

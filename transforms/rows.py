@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,8 +19,10 @@ from ..schemas.arrow import IDENTITY, PAYLOADS
 class ToPayloads(beam.PTransform):
     """Single raw records to batches of payloads, as Parse takes them.
 
-    Takes ``bytes``, ``str``, or dicts (which are written as JSON). They have no position, so
-    records with the same bytes cannot be told apart. Batches do not outlive a bundle.
+    Takes ``bytes``, ``str``, or dicts, which are written as JSON: what :class:`ToRows` gives can be
+    parsed again. JSON has no NaN and no infinity; a dict that holds one is refused by Parse.
+    Rows have no position, so records with the same bytes cannot be told apart. Batches do not
+    outlive a bundle.
 
     Args:
         source: what to call the place they come from.
@@ -73,7 +77,24 @@ class _GatherPayloads(beam.DoFn):
 def _payload(row: Any) -> bytes:
     if isinstance(row, bytes):
         return row
-    return row.encode() if isinstance(row, str) else msgspec.json.encode(row)
+    if isinstance(row, str):
+        return row.encode()
+    payload = _encode(row)
+    if b"null" in payload and not _is_finite(row):
+        # a null in its place would be another record, and perhaps a valid one
+        return json.dumps(row, default=str).encode()
+    return payload
+
+
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 class ToRows(beam.PTransform):

@@ -130,6 +130,8 @@ class RunStore:
             number = latest.number + 1 if latest else 1
             latest = _Attempt(self._folder(token.run_id), number, token)
             storage.write_once(latest.path("plan"), plan.to_json())
+        elif latest.holds("failed"):
+            storage.delete(latest.path("failed"))  # or it would be taken for how this attempt ended
         return Decision("replace" if standing else "start", token)
 
     def prepare(self, prepared: Prepared) -> Prepared:

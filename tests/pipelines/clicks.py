@@ -82,7 +82,7 @@ def contents(path: Path) -> bytes:
 def lines(data: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     for line in data.split(b"\n"):
-        if line.strip():
+        if line.strip(b" \t\r"):
             yield at, line.removesuffix(b"\r")
         at += len(line) + 1
 
@@ -276,9 +276,7 @@ class JobFolder:
         """Files that a reader by glob would see, relative to the folder."""
         warehouse = self.path / "warehouse"
         found = [p for p in warehouse.rglob("*") if p.suffix in (".parquet", ".jsonl")]
-        return sorted(
-            str(p.relative_to(self.path)) for p in found if "_millstream" not in p.parts
-        )
+        return sorted(str(p.relative_to(self.path)) for p in found if "_millstream" not in p.parts)
 
     def staged(self) -> list[str]:
         """Files that wait to be committed."""

@@ -1,4 +1,4 @@
-"""Mistakes in job files and flags: one line each, that says where, what, and the nearest right name.
+"""Mistakes in job files and flags: one line each, that says where, what, and the nearest name.
 
 Every mistake exits 2 before anything is written.
 """
@@ -425,7 +425,7 @@ def test_one_input_needs_no_list(folder):
 
 
 def test_a_job_without_a_file():
-    flags = {key: "parquet:x" for key in REQUIRED} | {"input": ["x"], "output": "parquet:y"}
+    flags = dict.fromkeys(REQUIRED, "parquet:x") | {"input": ["x"], "output": "parquet:y"}
     assert load_job(None, flags)[0].output == "parquet:y"
     with pytest.raises(JobError, match=r"^--shards: expected at least 1, got -1$"):
         load_job(None, {**flags, "shards": -1})

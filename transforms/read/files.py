@@ -6,6 +6,7 @@ only be read from its start. Offsets in a gzip file count decompressed bytes.
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import zlib
@@ -40,7 +41,8 @@ class FileRange(NamedTuple):
 def match_files(patterns: Sequence[str], allow_none: bool = False) -> list[InputFile]:
     """The files that patterns match, each once, by name.
 
-    Names that start with ``.`` or ``_`` are not matched by a wildcard, as in Hadoop and Spark.
+    Names of files and folders that start with ``.`` or ``_`` are not matched by a wildcard, as in
+    Hadoop and Spark: others write there what is not finished.
 
     Raises:
         NoFiles: a pattern matches nothing, unless ``allow_none``.
@@ -62,15 +64,26 @@ def _match(pattern: str) -> list[InputFile]:
         with storage.named(pattern, "match"):
             metadata = FileSystems.match([pattern])[0].metadata_list
         return [
-            InputFile(m.path, m.size_in_bytes, str(m.last_updated_in_seconds)) for m in metadata
+            InputFile(m.path, m.size_in_bytes, str(m.last_updated_in_seconds))
+            for m in metadata
+            if not _is_hidden(m.path, pattern)
         ]
     pattern = storage.absolute(pattern)
     names = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
     return [
-        local_file(name)
-        for name in names
-        if os.path.isfile(name) and (name == pattern or os.path.basename(name)[0] not in "._")
+        local_file(name) for name in names if os.path.isfile(name) and not _is_hidden(name, pattern)
     ]
+
+
+def _is_hidden(name: str, pattern: str) -> bool:
+    """Whether a part of the name starts with ``.`` or ``_`` where the pattern does not say so."""
+    if name == pattern:
+        return False
+    parts, asked = (
+        [part for part in path.replace(os.sep, "/").split("/") if part.startswith((".", "_"))]
+        for path in (name, pattern)
+    )
+    return any(not any(fnmatch.fnmatchcase(part, p) for p in asked) for part in parts)
 
 
 def local_file(name: str) -> InputFile:
@@ -111,13 +124,12 @@ def chunks(part: FileRange, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
         BrokenStream: truncated or corrupt compressed data, or a file shorter than planned.
         StorageError: the file cannot be read, or has changed since it was planned.
     """
-    name = part.file.source
-    with storage.open_read(name) as file, storage.named(name, "read"):
+    with storage.open_read(part.file.source) as stream:
         _refuse_changed(part.file)
         if part.gzip:
-            yield from _gunzip(file, chunk_bytes)
+            yield from _gunzip(_Planned(stream, part.file), chunk_bytes)
         else:
-            yield from _plain(file, part, chunk_bytes)
+            yield from _plain(_Planned(stream, part.file), part, chunk_bytes)
 
 
 def _refuse_changed(planned: InputFile) -> None:
@@ -125,27 +137,51 @@ def _refuse_changed(planned: InputFile) -> None:
         return
     now = local_file(planned.source)
     if now.version != planned.version and now.size == planned.size:
-        raise OSError("the file has changed since the run was planned; run again")
+        with storage.named(planned.source, "read"):
+            raise OSError("the file has changed since the run was planned; run again")
 
 
-def _plain(file: BinaryIO, part: FileRange, chunk_bytes: int) -> Iterator[bytes]:
-    at = max(part.start - 1, 0)
-    file.seek(at)
-    while at < part.file.size:  # what has been appended since the plan belongs to the next run
-        # read past our end only as far as our last line goes
-        ahead = min(chunk_bytes, part.file.size - at)
-        if part.end is not None and at >= part.end:
-            ahead = min(ahead, 64 << 10)
-        data = file.read(ahead)
+class _Planned:
+    """A file as long as it was when the run was planned: what came later is another run's."""
+
+    def __init__(self, stream: BinaryIO, file: InputFile) -> None:
+        self._stream, self._file = stream, file
+        self.at = 0
+
+    def seek(self, at: int) -> None:
+        with storage.named(self._file.source, "read"):
+            self._stream.seek(at)
+        self.at = at
+
+    def read(self, size: int) -> bytes:
+        """At most ``size`` bytes; none at the end.
+
+        Raises:
+            BrokenStream: the file has become shorter.
+        """
+        missing = self._file.size - self.at
+        if missing <= 0:
+            return b""
+        with storage.named(self._file.source, "read"):
+            data = self._stream.read(min(size, missing))
         if not data:
-            raise BrokenStream(
-                f"ends at byte {at}, {part.file.size - at} bytes before its planned end"
-            )
-        at += len(data)
+            raise BrokenStream(f"ends at byte {self.at}, {missing} bytes before its planned end")
+        self.at += len(data)
+        return data
+
+
+def _plain(file: _Planned, part: FileRange, chunk_bytes: int) -> Iterator[bytes]:
+    file.seek(max(part.start - 1, 0))
+    while True:
+        # read past our end only as far as our last line goes
+        past = part.end is not None and file.at >= part.end
+        data = file.read(min(chunk_bytes, 64 << 10) if past else chunk_bytes)
+        if not data:
+            return
         yield data
 
 
-def _gunzip(file: BinaryIO, chunk_bytes: int) -> Iterator[bytes]:
+def _gunzip(file: _Planned, chunk_bytes: int) -> Iterator[bytes]:
     """Decompress all members of a gzip file (RFC 1952), in chunks of bounded size."""
     member = zlib.decompressobj(wbits=31)
     pending, started = b"", False

@@ -22,6 +22,7 @@ from ...schemas.arrow import PAYLOADS
 
 BOM = b"\xef\xbb\xbf"
 _PREVIEW = 1024
+_LF = 10
 
 
 class Lines(NamedTuple):
@@ -99,7 +100,7 @@ def cut_lines(
                 end = None if end is None else max(end, at + 1)  # the first line is ours
         cut = _owned(data, at, end)
         if cut:
-            yield from _block(data[:cut], at, max_record_bytes)
+            yield from _block(data, cut, at, max_record_bytes)
             if end is not None and at + cut >= end:
                 return
         tail = data[cut:]
@@ -115,7 +116,7 @@ def cut_lines(
     elif skipping is not None and skipping.ours:
         yield skipping.line()
     elif tail and (end is None or at < end):
-        yield from _block(tail, at, max_record_bytes)
+        yield from _block(tail, len(tail), at, max_record_bytes)
 
 
 class _Skip:
@@ -138,13 +139,12 @@ def _owned(data: bytes, at: int, end: int | None) -> int:
     return data.rfind(b"\n") + 1
 
 
-def _block(data: bytes, at: int, max_record_bytes: int) -> Iterator[Lines | Oversize]:
-    """The lines of ``data``, which starts at a line's start, at offset ``at``."""
-    size = len(data)
+def _block(data: bytes, size: int, at: int, max_record_bytes: int) -> Iterator[Lines | Oversize]:
+    """The lines in the first ``size`` bytes, which start with a line's start, at offset ``at``."""
     bounds = pa.py_buffer(np.array([0, size], np.int64))
     whole = pa.Array.from_buffers(pa.large_binary(), 1, [None, bounds, pa.py_buffer(data)])
     payloads = pc.split_pattern(whole, b"\n").values.cast(pa.binary())
-    if data.endswith(b"\n"):
+    if data[size - 1] == _LF:
         payloads = payloads.slice(0, len(payloads) - 1)
     lengths = pc.binary_length(payloads).to_numpy().astype(np.int64)
     offsets = at + np.cumsum(lengths + 1) - (lengths + 1)
@@ -152,7 +152,7 @@ def _block(data: bytes, at: int, max_record_bytes: int) -> Iterator[Lines | Over
     for i in np.flatnonzero(oversize).tolist():
         start = int(offsets[i])
         yield Oversize(start, start + int(lengths[i]), payloads[i].as_py()[:_PREVIEW])
-    if b"\r" in data:
+    if data.find(b"\r", 0, size) >= 0:
         ends = pc.ends_with(payloads, b"\r")
         if pc.any(ends).as_py():
             payloads = pc.if_else(ends, pc.binary_slice(payloads, 0, -1), payloads)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from typing import Any
 
 import apache_beam as beam
 
@@ -72,8 +73,8 @@ class WriteTo(beam.PTransform):
         self._output = Output(name, uri)
         self._keep_identity = keep_identity
 
-    def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
-        staged = pcoll | "Stage" >> Stage(
+    def expand(self, pcoll: beam.PCollection) -> Any:
+        staged: Any = pcoll | "Stage" >> Stage(
             self._output, self._token, keep_identity=self._keep_identity
         )
         return barrier(staged) | "Commit" >> beam.Map(

@@ -59,13 +59,13 @@ class CommitRun(beam.PTransform):
         self._ledger = Output(LEDGER, ledger_uri, "side")
         _refuse_shared([*outputs, self._ledger])
 
-    def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
+    def expand(self, pcoll: beam.PCollection) -> Any:
         return barrier(pcoll) | "Commit" >> beam.Map(
             _commit_facts, self._store, self._token, self._outputs, self._ledger.uri
         ).with_output_types(RunRecord)
 
 
-def barrier(pcoll: beam.PCollection) -> beam.PCollection:
+def barrier(pcoll: beam.PCollection) -> Any:
     """All elements in one list, once they are all there; an empty list if there are none.
 
     What a bundle gave before it was retried is gone by then: this is what makes a receipt final.

@@ -23,6 +23,9 @@ PIECE_ROWS = 16 * 1024
 """Rows that are written at a time: the texts of more columns than fit the cache are dear."""
 PIECE_BYTES = 128 << 20
 """Bytes that are written at a time: Arrow's strings end at 2 GiB a column."""
+GATHERED_ROWS = 4 * 1024
+GATHERED_BYTES = 16 << 20
+"""Rows and bytes that small batches are gathered to: each write costs some milliseconds."""
 
 _ENCODER = msgspec.json.Encoder()
 _ESCAPED = r'["\\\x00-\x1f]'
@@ -38,17 +41,33 @@ class JsonLinesEncoder:
 
     def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
         self._file = file
+        self._waiting: list[pa.RecordBatch] = []
+        self._rows = 0
+        self._bytes = 0
         self._kernels = [_kernel(field.type, field.name) for field in schema]
         self._keys = _keys(schema.names)
 
     def write(self, batch: pa.RecordBatch) -> None:
+        self._waiting.append(batch)
+        self._rows += batch.num_rows
+        self._bytes += batch.nbytes
+        if self._rows >= GATHERED_ROWS or self._bytes >= GATHERED_BYTES:
+            self._write_gathered()
+
+    def close(self) -> None:
+        # JSON lines have no end of their own, but there may be rows that still wait
+        self._write_gathered()
+
+    def _write_gathered(self) -> None:
+        if self._waiting:
+            self._write_rows(pa.concat_batches(self._waiting))
+            self._waiting, self._rows, self._bytes = [], 0, 0
+
+    def _write_rows(self, batch: pa.RecordBatch) -> None:
         rows = batch.num_rows
         step = max(1, min(PIECE_ROWS, rows * PIECE_BYTES // max(1, batch.nbytes)))
         for start in range(0, rows, step):
             self._file.write(_bytes_of(self._lines(batch.slice(start, step))))
-
-    def close(self) -> None:
-        pass  # JSON lines have no end of their own
 
     def _lines(self, batch: pa.RecordBatch) -> pa.Array:
         columns = [kernel(column) for kernel, column in zip(self._kernels, batch, strict=True)]

@@ -54,7 +54,7 @@ class Stage(beam.PTransform):
         super().__init__()
         self.fn = StageFn(output, token, part, keep_identity, target_bytes)
 
-    def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
+    def expand(self, pcoll: beam.PCollection) -> Any:
         # A receipt belongs to no window: what is committed together is the run.
         return (
             pcoll

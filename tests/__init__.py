@@ -1,0 +1,1 @@
+"""Tests: each room has its own, and :mod:`tests.services` starts real peers."""

@@ -1,0 +1,1 @@
+"""Real peers that tests start themselves: how each is found, built and started."""
