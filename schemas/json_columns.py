@@ -236,10 +236,11 @@ def exact_decimal(text: str, field: Field) -> Decimal | None:
         value = Decimal(text)
     except InvalidOperation:
         return None
-    _, digits, exponent = value.as_tuple()
+    sign, digits, exponent = value.as_tuple()
     if not value or not isinstance(exponent, int):
         return Decimal(0) if not value else None
     zeros = len(digits) - len("".join(map(str, digits)).rstrip("0"))
     if exponent + zeros < -field.scale or value.adjusted() >= field.precision - field.scale:
         return None
-    return value
+    # Arrow misreads what has more digits than its widest decimal, zeros or not
+    return Decimal((sign, digits[: len(digits) - zeros], exponent + zeros))

@@ -537,6 +537,11 @@ def _union(*sketches: bytes) -> Any:
 
 
 def _estimate(sketch: bytes | None) -> int:
+    if sketch is None:
+        return 0
+    if len(sketch) < 1 << LG_K:
+        # It still lists the hashes of all its values: their number knows no order.
+        return round(_SKETCHES.hll_sketch.deserialize(sketch).get_estimate())
     # A union that was updated twice no longer knows the order of arrival: its estimate (the
     # "composite" one) depends on the values alone.
-    return 0 if sketch is None else round(_union(sketch, sketch).get_estimate())
+    return round(_union(sketch, sketch).get_estimate())

@@ -407,8 +407,8 @@ def group_rows(keys: Sequence[pa.Array]) -> tuple[Groups, list[pa.Array]]:
     """The groups of rows that agree in every key, nulls being alike; and each group's keys.
 
     Arrow numbers the groups, but tells only of which rows they are made: 31 ns a row for a window
-    and two strings. (Dictionary-encoding the keys and folding their codes into one number is
-    dearer, by 10 ns in order and 40 ns with many groups.)
+    and two strings, 3,000 groups. (Dictionary-encoding the keys and folding their codes into one
+    number is dearer by 10 ns, and no cheaper where nearly every row is a group.)
     """
     names = [str(i) for i in range(len(keys))]
     table = pa.table([*keys, np.arange(len(keys[0]))], [*names, "row"])
@@ -424,8 +424,8 @@ def group_rows(keys: Sequence[pa.Array]) -> tuple[Groups, list[pa.Array]]:
 def _sorted(states: pa.Table, names: Sequence[str]) -> pa.Table:
     """The rows in the order of some columns, nulls last.
 
-    Columns are folded into one number a row, by the rank of each of their values: sorting that
-    takes a third of the time of sorting by several columns.
+    Columns are folded into one number a row, by the rank of each of their values: of many rows,
+    that takes less than half the time of sorting by several columns.
     """
     code, space = np.zeros(len(states), np.int64), 1
     for name in names:

@@ -89,8 +89,10 @@ def breaks(rule: Rule, field: Field, value: Any) -> bool:
         case "enum":
             return value not in limit
         case "uniqueItems":
-            items = [json.dumps(item, sort_keys=True, default=str) for item in _inside(value)]
-            return len(set(items)) < len(items)
+            inside = _inside(value)
+            items = inside if isinstance(inside, list) else []
+            texts = {json.dumps(item, sort_keys=True, default=str) for item in items}
+            return len(texts) < len(items)
         case "minItems":
             return isinstance(_inside(value), list) and len(_inside(value)) < limit
         case "maxItems":

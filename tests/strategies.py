@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import numpy as np
 from hypothesis import strategies as st
 from millstream.schemas.codes import Code
 from millstream.schemas.contract import Contract, Field, Rule
@@ -80,13 +82,11 @@ def _rules(field: Field) -> Strategy[tuple[Rule, ...]]:
     """No rules, or some that values can keep."""
     made: list[Strategy[tuple[Rule, ...]]] = [st.just(())]
     typed = values(replace(field, rules=(), required=True))
-    ordered = st.tuples(typed, typed).map(lambda pair: tuple(sorted(pair)))
     if field.type in ("integer", "number", "decimal", "date", "timestamp", "time"):
+        between = st.lists(typed, min_size=3, max_size=3, unique=True).map(sorted)
         made += [
-            ordered.map(lambda b: (Rule("minimum", b[0]), Rule("maximum", b[1]))),
-            ordered.filter(lambda b: _has_room(field, *b)).map(
-                lambda b: (Rule("exclusiveMinimum", b[0]), Rule("exclusiveMaximum", b[1]))
-            ),
+            between.map(lambda v: (Rule("minimum", v[0]), Rule("maximum", v[1]))),
+            between.map(lambda v: (Rule("exclusiveMinimum", v[0]), Rule("exclusiveMaximum", v[2]))),
         ]
     if field.type in ("string", "integer", "number", "decimal", "date", "timestamp", "boolean"):
         made.append(st.lists(typed, min_size=1, max_size=3).map(lambda v: (Rule("enum", (*v,)),)))
@@ -124,25 +124,6 @@ def _sizes(least: str, most: str) -> Strategy[tuple[Rule, ...]]:
     )
 
 
-def _has_room(field: Field, low: Any, high: Any) -> bool:
-    """Whether a value lies between the two."""
-    match field.type:
-        case "integer":
-            return high - low > 1
-        case "decimal":
-            return units_of(high, field) - units_of(low, field) > 1
-        case "number":
-            return high - low > 1e-3 * max(abs(low), abs(high), 1e-3)
-        case "date":
-            return high - low > dt.timedelta(days=1)
-        case _:
-            return dt.datetime.combine(dt.date(2, 1, 1), high) - dt.datetime.combine(
-                dt.date(2, 1, 1), low
-            ) > dt.timedelta(microseconds=1) if field.type == "time" else (
-                high - low > dt.timedelta(microseconds=1)
-            )
-
-
 def units_of(value: Decimal, field: Field) -> int:
     """A decimal as a multiple of its field's last digit."""
     return int(Fraction(value) * 10**field.scale)
@@ -176,9 +157,7 @@ def any_values(field: Field) -> Strategy[Any]:
         bare = replace(field, rules=(), required=True)
         near = [r.value for r in field.rules if r.kind in reference._BOUNDS]
         near += [v for r in field.rules if r.kind == "enum" for v in r.value]
-        typed = st.one_of(
-            _typed(field), values(bare), *([st.sampled_from(near)] if near else [])
-        )
+        typed = st.one_of(_typed(field), values(bare), *([st.sampled_from(near)] if near else []))
     return st.none() | typed
 
 
@@ -226,8 +205,6 @@ def _numbers(field: Field, rules: dict[str, Any]) -> Strategy[float]:
 
 
 def _single(value: float, width: int) -> float:
-    import numpy as np
-
     return float(np.float32(value)) if width == 32 else value
 
 
@@ -256,9 +233,13 @@ def _objects(field: Field, rules: dict[str, Any]) -> Strategy[dict[str, Any]]:
 
 def _arrays(field: Field, rules: dict[str, Any]) -> Strategy[list[Any]]:
     assert field.items is not None
-    unique = (lambda v: json.dumps(v, sort_keys=True, default=str)) if rules.get("uniqueItems") else None
+    unique = _sorted_json if "uniqueItems" in rules else None
     least, most = rules.get("minItems", 0), rules.get("maxItems", 3)
-    return st.lists(values(field.items), min_size=least, max_size=max(least, most), unique_by=unique)
+    return st.lists(values(field.items), min_size=least, max_size=most, unique_by=unique)
+
+
+def _sorted_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _json(field: Field, rules: dict[str, Any]) -> Strategy[str]:
@@ -360,8 +341,8 @@ def texts(value: Any, field: Field) -> list[str]:
             whole = [str(int(value))] if value == int(value) and math.copysign(1, value) > 0 else []
             return [repr(value), f"{value:.17e}", *whole]
         case "decimal":
-            units = Decimal((value.as_tuple().sign, value.as_tuple().digits, 0))
-            return [f"{value:f}", f"{units:f}e-{field.scale}", f"{units:f}00E-{field.scale + 2}"]
+            units = units_of(value, field)
+            return [f"{value:f}", f"{units}e-{field.scale}", f"{units * 100}E-{field.scale + 2}"]
         case "date":
             return [f'"{value.isoformat()}"']
         case "time":
@@ -421,7 +402,9 @@ def _places(
         yield from _place(tree, field.name, field, prefix + field.name)
 
 
-def _place(container: Any, key: Any, field: Field, path: str) -> Iterator[tuple[Any, Any, Field, str]]:
+def _place(
+    container: Any, key: Any, field: Field, path: str
+) -> Iterator[tuple[Any, Any, Field, str]]:
     yield container, key, field, path
     inner = container.get(key) if isinstance(container, dict) else container[key]
     if isinstance(inner, dict):
@@ -519,4 +502,4 @@ def cuts(draw: st.DrawFn, size: int, most: int = 5) -> list[int]:
 
 def chunks(sequence: Sequence[Any], bounds: Sequence[int]) -> list[Sequence[Any]]:
     """The parts between bounds."""
-    return [sequence[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [sequence[a:b] for a, b in itertools.pairwise(bounds)]

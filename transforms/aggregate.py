@@ -37,6 +37,8 @@ BATCH_BYTES = 4 << 20
 """Bytes, about, of a batch of states on its way to the workers that merge them."""
 _LONG = 256
 """Distinct values from which on a sketch is smaller than they are."""
+_POOR = 0.8
+"""Part of the states left by a merge from which on it is not worth its time."""
 
 
 class AggregateResult(NamedTuple):
@@ -105,8 +107,8 @@ class _Gathering:
     def __init__(self, spec: AggregateSpec, max_bytes: int) -> None:
         self._spec = spec
         self._max_bytes = max_bytes
-        self.tables: list[pa.Table] = []
         self._bytes = 0
+        self.tables: list[pa.Table] = []
 
     def add(self, table: pa.Table) -> None:
         self.tables.append(table)
@@ -118,24 +120,33 @@ class _Gathering:
 
     def compact(self) -> bool:
         """Merge, and say whether at least half of the room is free again."""
-        table = merge_states(self.tables, self._spec, open=True)
-        table = seal_states(table, self._spec, _LONG)
-        self.tables, self._bytes = [table], table.nbytes
+        if len(self.tables) > 1:
+            self._replace([merge_states(self.tables, self._spec, open=True)])
         return self._bytes <= self._max_bytes // 2
+
+    def compact_if_worthwhile(self) -> bool:
+        """:meth:`compact`, unless the first two tables have too few groups in common."""
+        if len(self.tables) > 2:
+            first, second, *others = self.tables
+            both = merge_states([first, second], self._spec, open=True)
+            self._replace([both, *others])
+            if len(both) > _POOR * (len(first) + len(second)):
+                return self._bytes <= self._max_bytes // 2
+        return self.compact()
 
     def grow(self) -> None:
         """Double the room."""
         self._max_bytes *= 2
 
-    def take(self) -> pa.Table | None:
-        """All of it, merged; nothing is left."""
-        if not self.tables:
-            return None
-        if len(self.tables) > 1:
-            self.compact()
-        table = self.tables[0]
-        self.tables, self._bytes = [], 0
-        return table
+    def take(self) -> list[pa.Table]:
+        """All of them; nothing is left."""
+        tables = self.tables
+        self._replace([])
+        return tables
+
+    def _replace(self, tables: list[pa.Table]) -> None:
+        self.tables = [seal_states(table, self._spec, _LONG) for table in tables]
+        self._bytes = sum(table.nbytes for table in self.tables)
 
 
 class _PartialStates(beam.DoFn):
@@ -158,10 +169,11 @@ class _PartialStates(beam.DoFn):
             return
         self._sources.update(_count_sources(batch))
         self._gathering.add(partial_states(batch, self._spec, self._contribution, open=True))
-        if self._gathering.full and not self._gathering.compact():
+        if self._gathering.full and not self._gathering.compact_if_worthwhile():
             yield from self._flush()
 
     def finish_bundle(self) -> Iterator[Any]:
+        self._gathering.compact_if_worthwhile()
         for element in self._flush():
             yield GlobalWindows.windowed_value(element)
         for source, rows in self._sources.items():
@@ -169,9 +181,10 @@ class _PartialStates(beam.DoFn):
             yield TaggedOutput(TALLIES, GlobalWindows.windowed_value(tally))
 
     def _flush(self) -> Iterator[tuple[int, pa.RecordBatch]]:
-        table = self._gathering.take()
-        if table is None:
+        tables = self._gathering.take()
+        if not tables:
             return
+        table = pa.concat_tables(tables).combine_chunks()
         shards = shard_of(table, self._spec, self._shards)
         order = np.argsort(shards, kind="stable")
         table = table.take(pa.array(order))

@@ -12,21 +12,15 @@ from tests.pipelines.clicks import Done
 from tests.services import prism as prism_service
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _no_waiting_for_the_disk():
-    patch = pytest.MonkeyPatch()
-    patch.setattr(os, "fsync", lambda handle: None)
-    yield
-    patch.undo()
-
-
 @pytest.fixture
 def cli(capfd) -> Callable[..., Done]:
     """The command line in this process: ``cli("ingest", "--job", …)``."""
 
     def run(*arguments: str) -> Done:
         capfd.readouterr()
-        code = main(list(map(str, arguments)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", lambda handle: None)  # no waiting for the disk
+            code = main(list(map(str, arguments)))
         return Done(code, *capfd.readouterr())
 
     return run

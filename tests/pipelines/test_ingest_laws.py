@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections import Counter
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +73,7 @@ def layouts(draw: st.DrawFn) -> Layout:
     lines = draw(st.permutations(draw(st.lists(events() | broken(), max_size=40))))
     cuts = draw(st.lists(st.integers(0, len(lines)), max_size=4).map(sorted))
     bounds = [0, *cuts, len(lines)]
-    files = [lines[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    files = [lines[a:b] for a, b in pairwise(bounds)]
     return Layout(
         files,
         draw(st.lists(st.booleans(), min_size=len(files), max_size=len(files))),
@@ -86,13 +87,14 @@ def layouts(draw: st.DrawFn) -> Layout:
 def put(folder: JobFolder, layout: Layout) -> None:
     for n, (lines, gzipped) in enumerate(zip(layout.files, layout.gzipped, strict=True)):
         data = layout.line_end.join(lines) + (layout.line_end if layout.ended else b"")
-        folder.put(
-            f"{n}.jsonl.gz" if gzipped else f"{n}.jsonl", gzip.compress(data) if gzipped else data
-        )
+        if gzipped:
+            folder.put(f"{n}.jsonl.gz", gzip.compress(data))
+        else:
+            folder.put(f"{n}.jsonl", data)
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(layout=layouts())
 def test_the_layout_of_the_input_does_not_matter(layout, ingest_here, monkeypatch):
     sized = partial(json_lines.ReadFromJsonLines, range_bytes=layout.range_bytes)

@@ -3,6 +3,7 @@
 import decimal
 import random
 from decimal import Decimal
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +47,7 @@ def run(text, values, splits=(ALL,), group=0):
     """The result of a metric over values in one group, through partial, merge, seal, finalise."""
     metric = parse_metric(text)
     function, field = FUNCTIONS[metric.function], metric_field(metric, CONTRACT)
+    assert field is not None
     column = pa.array(values, arrow_type(field))
     pieces = [column] if splits == (ALL,) else _cut(column, splits)
     partials = [
@@ -63,7 +65,7 @@ def run(text, values, splits=(ALL,), group=0):
 
 def _cut(column, places):
     places = sorted({0, *(p % (len(column) + 1) for p in places), len(column)})
-    return [column.slice(a, b - a) for a, b in zip(places, places[1:], strict=False)]
+    return [column.slice(a, b - a) for a, b in pairwise(places)]
 
 
 @pytest.mark.parametrize(
@@ -140,10 +142,12 @@ def test_integer_sums_are_exact_beyond_64_bits_on_the_way(values, total, splits)
     function = FUNCTIONS["sum"]
     column = pa.array(values, pa.int64())
     pieces = [column] if splits == (ALL,) else _cut(column, splits)
-    states = pa.concat_arrays([
-        function.partial(Groups(np.zeros(len(p), np.int64), 1), p, contract_field)[0]
-        for p in pieces
-    ])
+    states = pa.concat_arrays(
+        [
+            function.partial(Groups(np.zeros(len(p), np.int64), 1), p, contract_field)[0]
+            for p in pieces
+        ]
+    )
     merged = function.merge(Groups(np.zeros(len(states), np.int64), 1), [states])
     assert function.finalise(merged, contract_field).to_pylist() == [total]
 

@@ -166,9 +166,9 @@ records = st.fixed_dictionaries(
         "ts": times,
         "page": maybe(words),
         "device": maybe(
-            st.fixed_dictionaries({
-                "os": maybe(words), "cores": maybe(st.integers(-(2**63), 2**63 - 1))
-            })
+            st.fixed_dictionaries(
+                {"os": maybe(words), "cores": maybe(st.integers(-(2**63), 2**63 - 1))}
+            )
         ),
         "score": maybe(st.floats(-1e6, 1e6)),
         "premium": maybe(st.booleans()),
@@ -223,10 +223,9 @@ def test_any_split_and_order_gives_what_the_reference_gives(rows, by, window, ch
     with decimal.localcontext(prec=60):
         try:
             expected = reference(rows, spec)
-        except OverflowError as error:
+        except OverflowError:
             with pytest.raises(AggregateOverflow, match="which cannot be represented as"):
                 finalise(states, spec)
-            assert error.args[0]
             return
         visible = finalise(states, spec, merged=True)
         assert visible.schema == visible_schema(spec)
@@ -251,8 +250,9 @@ def test_contributions_stay_apart_in_states_and_meet_in_results():
     assert states["contribution"].to_pylist() == ["run-1", "run-2"]
     assert states["rows"].to_pylist() == [1, 3]
     visible = finalise(states, spec)
-    check_same(visible, reference([{**dict.fromkeys(f.name for f in FIELDS), **r} for r in rows],
-                                  spec))
+    check_same(
+        visible, reference([{**dict.fromkeys(f.name for f in FIELDS), **r} for r in rows], spec)
+    )
 
 
 def test_a_window_holds_its_start_and_not_its_end():

@@ -5,11 +5,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, settings
-
-# Times say nothing on a shared machine.
-settings.register_profile("millstream", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("millstream")
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

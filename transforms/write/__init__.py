@@ -82,14 +82,18 @@ class WriteTo(beam.PTransform):
         ).with_output_types(Committed)
 
 
-def WriteToParquet(directory: str, name: str = "part", run_id: str | None = None) -> WriteTo:
+class WriteToParquet(WriteTo):
     """:class:`WriteTo` for Parquet files in ``directory``."""
-    return WriteTo(f"parquet:{directory}", name, run_id)
+
+    def __init__(self, directory: str, name: str = "part", run_id: str | None = None) -> None:
+        super().__init__(f"parquet:{directory}", name, run_id)
 
 
-def WriteToJsonLines(directory: str, name: str = "part", run_id: str | None = None) -> WriteTo:
+class WriteToJsonLines(WriteTo):
     """:class:`WriteTo` for JSON lines files in ``directory``."""
-    return WriteTo(f"jsonl:{directory}", name, run_id)
+
+    def __init__(self, directory: str, name: str = "part", run_id: str | None = None) -> None:
+        super().__init__(f"jsonl:{directory}", name, run_id)
 
 
 def _commit(receipts: list[Receipt], to: Destination, token: Token) -> Committed:

@@ -1,0 +1,70 @@
+"""What the README shows runs as it is written."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pyarrow.dataset as ds
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def run(*command: str, cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("day")
+    example = ROOT / "examples" / "clickstream"
+    shutil.copytree(example, folder / "examples" / "clickstream")
+    shutil.copy(example / "clickstream.odcs.yaml", folder)
+    run(sys.executable, str(example / "generate.py"), "--events", "2400", cwd=folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_job_of_the_readme_runs(day: Path) -> None:
+    (job,) = blocks("yaml")
+    (day / "job.yaml").write_text(job, "utf-8")
+    out = run(sys.executable, "-m", "millstream.pipelines.ingest", "--job", "job.yaml", cwd=day)
+    assert "balanced" in out
+    files = sorted(str(p) for p in (day / "warehouse" / "page_views").glob("*.parquet"))
+    columns = ds.dataset(files).schema.names
+    assert columns == [
+        "window_start", "window_end", "page", "event_type", "events", "revenue", "visitors",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_stages_of_the_readme_run_alone(day: Path) -> None:
+    (program,) = blocks("python")
+    events = sorted((day / "events").glob("*.jsonl"))
+    text = b"".join(p.read_bytes() for p in events)
+    # Beam's own ReadFromText takes UTF-8 only
+    (day / "events.jsonl").write_bytes(text.decode("utf-8", "ignore").encode())
+    (day / "program.py").write_text(program, "utf-8")
+    printed = run(sys.executable, "program.py", cwd=day)
+    purchases = ds.dataset(sorted(map(str, (day / "purchases").glob("*.parquet")))).to_table()
+    assert set(purchases["event_type"].to_pylist()) == {"buy"}
+    letters = [
+        msgspec.json.decode(line)
+        for path in (day / "dead_letters").glob("*.jsonl")
+        for line in path.read_bytes().splitlines()
+    ]
+    lines = [line for line in (day / "events.jsonl").read_bytes().split(b"\n") if line]
+    assert len(printed.splitlines()) + len(letters) == len(lines)
+    assert {letter["stage"] for letter in letters} == {"parse", "validate"}
