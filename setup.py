@@ -32,11 +32,11 @@ setup(
     package_data={name: ["*.yaml", "py.typed"] for name in packages},
     install_requires=[
         BEAM,
-        "pyarrow>=17",
-        "msgspec>=0.19",
+        "pyarrow>=25",
+        "msgspec>=0.21",
         "open-data-contract-standard>=3.1",
         "pyyaml>=6",
-        "datasketches>=5",
+        "datasketches>=5.2",
         "numpy>=1.26",
     ],
     extras_require={

@@ -40,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     except JobError as error:
         print(f"millstream: {error}", file=sys.stderr)
         return exit_codes.USAGE
+    except KeyboardInterrupt:
+        print("millstream: interrupted; run it again", file=sys.stderr)
+        return exit_codes.FAILED
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 OK = 0
 """Committed, balanced, all input read. Dead letters alone do not change this."""
 FAILED = 1
-"""The run failed (a service, a disk, the runner): nothing of it is visible; run it again."""
+"""The run failed (a service, a disk, the runner): run it again. Nothing of it is visible, unless it
+had begun to commit, and the message says so."""
 USAGE = 2
 """A mistake in a flag, job file or contract, or input that is not there: nothing was run."""
 UNBALANCED = 3

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 
+from ..schemas.aggregate_spec import AggregateSpec
 from ..schemas.contract import Contract
-from ..schemas.states import AggregateSpec
 from ..transforms.aggregate import Aggregate
 from ..transforms.dead_letters import Origin
 from ..transforms.parse import Parse

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ..schemas.contract import Contract, ContractError
 from ..transforms.plan import InputFile, Plan, PlanError
 from ..transforms.storage import StorageError
 from . import exit_codes, runners
-from .arguments import Parser, add_ingest, job_flags
+from .arguments import job_flags
 from .job import Job, JobError, Places, load_job
 
 if TYPE_CHECKING:
     import argparse
 
-    from ..schemas.states import AggregateSpec
+    from ..schemas.aggregate_spec import AggregateSpec
     from ..transforms.runs import RunRecord
     from ..transforms.write.destination import Output, OutputKind
     from .graph import Run
@@ -50,7 +53,8 @@ def run(arguments: argparse.Namespace, beam_flags: list[str]) -> int:
     if count := _helper_count(job, inputs, flags):
         from ..transforms.decoding import attach_helpers
 
-        attach_helpers(contract, job.unknown_fields, count)
+        with _interrupts_are_for_us_alone():
+            attach_helpers(contract, job.unknown_fields, count)
     try:
         aggregates = tuple(_aggregates(job, contract, places))
         runners.refuse_unknown(flags, job_flag_names())
@@ -65,6 +69,19 @@ def run(arguments: argparse.Namespace, beam_flags: list[str]) -> int:
             from ..transforms.decoding import detach_helpers
 
             detach_helpers()
+
+
+@contextmanager
+def _interrupts_are_for_us_alone() -> Iterator[None]:
+    """Processes started meanwhile ignore Ctrl-C, which a terminal sends to all; we end them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what signals do
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def job_flag_names() -> list[str]:
@@ -84,8 +101,8 @@ def _contract(job: Job) -> Contract:
 
 
 def _aggregates(job: Job, contract: Contract, places: Places) -> list[AggregateSpec]:
-    from ..schemas.metrics import AggregateError
-    from ..schemas.states import aggregate_spec
+    from ..schemas.aggregate_spec import aggregate_spec
+    from ..schemas.metric_functions import AggregateError
 
     specs = []
     for i, aggregate in enumerate(job.aggregates):
@@ -228,7 +245,7 @@ def _run(run: Run, flags: list[str], started: float) -> int:
             if decision.kind == "done":
                 assert decision.record is not None
                 _say(f"run {decision.token.run_id} has been committed already: nothing to do")
-                return _report(run, decision.record, started)
+                return _report(run, decision.record)
             if decision.kind == "replace":
                 _say(f"run {decision.token.run_id} holds another plan, which this one replaces")
             return _execute(run, flags, started)
@@ -249,8 +266,6 @@ def _execute(run: Run, flags: list[str], started: float) -> int:
         pipeline = beam.Pipeline(options=PipelineOptions(flags))
         build(pipeline, run)
         state = pipeline.run().wait_until_finish()
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing of this run is visible unless it had begun to commit")
     except Exception as error:
         return _explain_failure(run, error)
     record = run.store.record(run.token)
@@ -268,19 +283,28 @@ def _explain_failure(run: Run, error: Exception) -> int:
     if record is not None and record.status == "failed":
         print(f"millstream: {record.error}", file=sys.stderr)
         return exit_codes.UNBALANCED
+    message = runners.root_message(error)
+    if message.startswith("KeyboardInterrupt"):  # Beam makes another exception of it
+        raise KeyboardInterrupt from None
     if runners.TRACEBACK in os.environ:
         raise error
-    return _fail(runners.root_message(error))
+    if run.store.prepared(run.token):
+        message += "; some of it may be visible, and the same command completes it"
+    return _fail(message)
 
 
-def _report(run: Run, record: RunRecord, started: float) -> int:
+def _report(run: Run, record: RunRecord, started: float | None = None) -> int:
+    """Show how a run ended; ``started`` is when, if it is the one that has just ended."""
     from ..transforms.ledger import render
 
     print(render(record.ledger))
     print()
     for output in run.outputs:
         print(f"{output.name:<16} {record.rows.get(output.name, 0):>12,} rows  {output.uri}")
-    print(f"run {record.run_id}: {record.status} in {time.monotonic() - started:.1f} s")
+    when = (
+        f"at {record.finished_at}" if started is None else f"in {time.monotonic() - started:.1f} s"
+    )
+    print(f"run {record.run_id}: {record.status} {when}")
     if not record.unreadable:
         return exit_codes.OK
     for region in record.unreadable:
@@ -299,13 +323,9 @@ def _fail(message: str) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """``python -m millstream.pipelines.ingest``: the same as ``millstream ingest``."""
-    parser = Parser(prog="millstream ingest", epilog=exit_codes.HELP, allow_abbrev=False)
-    add_ingest(parser)
-    try:
-        return run(*parser.parse_known_args(argv))
-    except JobError as error:
-        print(f"millstream: {error}", file=sys.stderr)
-        return exit_codes.USAGE
+    from .cli import main as command
+
+    return command(["ingest", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def _size(
     code: Code, compare: Callable[..., pa.Array], words: str, unit: str
 ) -> Callable[[Any, Field], _Judge]:
     def make(value: Any, field: Field) -> _Judge:
-        measure = _SIZES[field.type]
+        measure = _SIZES[field.type, unit]
         return _Judge(
             code,
             f"{words} {value} {unit}",
@@ -205,20 +205,16 @@ _raw_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _raw_properties = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def _json_sizes(texts: pa.Array) -> pa.Array:
-    return pa.array(list(map(_json_size, texts.to_pylist())), pa.int64())
+def _json_sizes(begin: str, decode: Callable[[str], Any]) -> Callable[[pa.Array], pa.Array]:
+    """Sizes of what begins so, null for other JSON.
 
+    What is inside stays text: it may hold numbers that Python cannot.
+    """
 
-def _json_size(text: str | None) -> int | None:
-    if text is None:
-        return None
-    # what is inside stays text: it may hold numbers that Python cannot
-    match text.lstrip()[0]:
-        case "[":
-            return len(_raw_items(text))
-        case "{":
-            return len(_raw_properties(text))
-    return None
+    def size(text: str | None) -> int | None:
+        return None if text is None or text.lstrip()[0] != begin else len(decode(text))
+
+    return lambda texts: pa.array(list(map(size, texts.to_pylist())), pa.int64())
 
 
 def _properties(objects: pa.Array) -> pa.Array:
@@ -228,11 +224,12 @@ def _properties(objects: pa.Array) -> pa.Array:
     return pa.array(present, mask=objects.is_null().to_numpy(zero_copy_only=False))
 
 
-_SIZES: dict[str, Callable[[pa.Array], pa.Array]] = {
-    "string": pc.utf8_length,
-    "array": pc.list_value_length,
-    "object": _properties,
-    "json": _json_sizes,
+_SIZES: dict[tuple[str, str], Callable[[pa.Array], pa.Array]] = {
+    ("string", "characters"): pc.utf8_length,
+    ("array", "items"): pc.list_value_length,
+    ("object", "properties"): _properties,
+    ("json", "items"): _json_sizes("[", _raw_items),
+    ("json", "properties"): _json_sizes("{", _raw_properties),
 }
 
 
@@ -257,12 +254,13 @@ def _multiple_of(value: Any, field: Field) -> _Judge:
 
     def nearest(a: pa.Array) -> pa.Array:
         # 0.3 is a multiple of 0.1 although no double is exactly either: it is the double nearest
-        # to one. A quotient of two exact doubles is rounded correctly; beyond 10**15 units the
-        # dividend is not exact.
+        # to one. A quotient of two exact doubles is rounded correctly. Beyond so many digits as
+        # floats always keep, the nearest may be near to other texts too.
         count = pc.round(pc.divide(a.cast(pa.float64()), float(value)))
         total = pc.multiply(count, units)
         breaks = pc.not_equal(pc.divide(total, 10.0**places).cast(a.type), a)
-        unsure = pc.invert(pc.less(pc.abs(total), 1e15))
+        kept = 1e6 if a.type == pa.float32() else 1e15
+        unsure = pc.invert(pc.less(pc.abs(total), kept))
         return pc.if_else(unsure, exact(a), breaks) if pc.any(unsure).as_py() else breaks
 
     breaks = exact

@@ -78,7 +78,8 @@ def breaks(rule: Rule, field: Field, value: Any) -> bool:
         return _BOUNDS[kind](value, np.float32(limit) if field.storage == "float32" else limit)
     match kind:
         case "multipleOf":
-            return Fraction(Decimal(str(value))) % Fraction(Decimal(str(limit))) != 0
+            shortest = np.float32(value) if field.storage == "float32" else value
+            return Fraction(Decimal(str(shortest))) % Fraction(Decimal(str(limit))) != 0
         case "minLength":
             return len(value) < limit
         case "maxLength":

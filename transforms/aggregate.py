@@ -14,22 +14,16 @@ import pyarrow.types as pt
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
+from ..schemas.aggregate_spec import SLICE_START, AggregateSpec
 from ..schemas.arrow import SOURCE
-from ..schemas.states import (
-    SLICE_START,
-    AggregateSpec,
-    finalise,
-    merge_states,
-    partial_states,
-    seal_states,
-)
+from ..schemas.states import finalise, merge_states, partial_states, seal_states
 from .coder import RecordBatchCoder  # registers it  # noqa: F401
 from .tallies import TALLIES, Tally
 
 VISIBLE = "visible"
 """Tag of the output that carries results."""
 
-MAX_STATE_BYTES = 64 << 20
+MAX_STATE_BYTES = 24 << 20
 """Bytes of states that a worker gathers before it merges them, and lets go what stays large."""
 BATCH_ROWS = 100_000
 """Rows of a batch of states or results at most."""
@@ -58,7 +52,7 @@ class Aggregate(beam.PTransform):
     """Aggregate bounded batches of records in event-time windows.
 
     Args:
-        spec: what to aggregate; :func:`.states.aggregate_spec` makes it.
+        spec: what to aggregate; :func:`.aggregate_spec.aggregate_spec` makes it.
         shards: parts that groups are divided into, by a hash of window and keys; each is merged,
             and sorted, on its own.
         contribution: what the states call this run: its token.

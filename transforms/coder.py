@@ -6,7 +6,6 @@ one Arrow IPC stream (schema and body), which writes only what the slice holds.
 
 from __future__ import annotations
 
-import apache_beam as beam
 import pyarrow as pa
 from apache_beam.coders import Coder, registry
 
@@ -41,6 +40,3 @@ class RecordBatchCoder(Coder):
 
 
 registry.register_coder(pa.RecordBatch, RecordBatchCoder)
-
-Batches = beam.PCollection[pa.RecordBatch]
-"""Type of a collection of record batches."""

@@ -25,7 +25,7 @@ from ..schemas.arrow import PAYLOAD
 from ..schemas.contract import Contract
 from ..schemas.json_decoder import Decoded, JsonDecoder, UnknownFields
 
-_SLOT_BYTES = 12 << 20  # holds a 4 MB batch of payloads with room to spare
+_SLOT_BYTES = 8 << 20  # holds a batch of payloads (4 MB), and then its columns
 
 Task = tuple[Any, ...]
 """A batch of payloads, and whatever the caller wants back with it."""

@@ -19,6 +19,8 @@ from apache_beam.utils.windowed_value import WindowedValue
 from millstream.pipelines import exit_codes
 from millstream.transforms.read.files import match_files
 from millstream.transforms.runs import RunStore
+from millstream.transforms.storage import StorageError
+from millstream.transforms.write.files import FilesDestination
 
 from tests.pipelines.clicks import (
     EXAMPLE,
@@ -360,6 +362,36 @@ def test_a_place_that_cannot_be_written(folder, ingest_here, key):
     assert f"{place}/" in done.err
     assert "a part of the path is a file, not a folder" in done.err
     assert folder.visible() == []
+
+
+def test_a_commit_that_fails_half_way_is_completed_by_the_same_command(
+    folder, ingest_here, monkeypatch
+):
+    folder.put("a.jsonl", event() + b"\nnonsense\n")
+    real = FilesDestination.commit
+
+    def commit(self, *arguments):
+        if self.name == "dead_letters":
+            raise StorageError("cannot write x: the disk is full")
+        real(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FilesDestination, "commit", commit)
+        done = ingest_here("--job", folder.job)
+    assert done.code == exit_codes.FAILED
+    assert done.err == (
+        "millstream: the run failed: cannot write x: the disk is full (in step CommitRun/Commit); "
+        "some of it may be visible, and the same command completes it\n"
+    )
+    assert len(folder.visible()) == 2
+    staged = folder.staged()
+    assert len(staged) == 1
+    again = ingest_here("--job", folder.job)
+    assert again.code == exit_codes.OK
+    assert "completing what run" in again.err
+    assert folder.records() == folder.expected().records
+    assert folder.letters() == folder.expected().letters
+    assert folder.staged() == []
 
 
 def test_a_folder_without_permission(folder, ingest_here):

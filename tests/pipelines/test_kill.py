@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
@@ -10,7 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -25,6 +28,7 @@ pytestmark = [
 ]
 
 ARGUMENTS = ["--job", "job.yaml", "--helpers=2"]
+COMMAND = [sys.executable, "-m", "millstream.pipelines.cli", "ingest", *ARGUMENTS]
 MOMENTS = random.Random(20261124)
 
 
@@ -104,30 +108,81 @@ def test_a_run_that_is_killed_is_mended_by_the_same_command(
     assert folder.snapshot() == before
 
 
+def test_an_interrupt_ends_it_all_without_ado(files, tmp_path):
+    """Ctrl-C, which a terminal sends to every process of the job."""
+    folder = copied(files, tmp_path)
+    with subprocess.Popen(
+        COMMAND, cwd=folder.path, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        wait_for(once_there_is("*/_millstream/staging/**/*.staged")(folder, 0), process)
+        left = Left(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGCONT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (
+        exit_codes.FAILED,
+        "millstream: interrupted; run it again\n",
+    )
+    assert_gone(left)
+    again = ingest(*ARGUMENTS, cwd=folder.path)
+    assert again.code == exit_codes.OK, again.err
+    assert folder.records() == folder.expected().records
+    assert folder.letters() == folder.expected().letters
+
+
+@pytest.mark.parametrize("wait", [0, 60])
+def test_two_runs_at_once(files, tmp_path, wait):
+    folder = copied(files, tmp_path)
+    command = [*COMMAND, f"--wait={wait}"]
+    both = [
+        subprocess.Popen(command, cwd=folder.path, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    codes = sorted(process.returncode for process in both)
+    if wait:
+        assert codes == [exit_codes.OK, exit_codes.OK], said
+        assert sum("nothing to do" in text for text in said) == 1
+    else:
+        assert codes == [exit_codes.OK, exit_codes.REFUSED], said
+        assert sum("another run of this job is at work" in text for text in said) == 1
+    expected = folder.expected()
+    assert folder.records() == expected.records
+    assert folder.letters() == expected.letters
+    assert folder.page_views() == page_views(expected.records)
+    assert_by_glob_as_by_manifest(folder)
+
+
 class Left:
     """What a process has that must not outlive it: other processes, shared memory."""
 
-    def __init__(self, process: psutil.Process) -> None:
-        self.processes = process.children(recursive=True)
-        maps = Path(f"/proc/{process.pid}/maps").read_text("utf-8")
-        self.memory = {Path(name) for name in re.findall(r"/dev/shm/psm_\w+", maps)}
+    def __init__(self, pid: int) -> None:
+        self.processes: list[psutil.Process] = []
+        self.memory: set[Path] = set()
+        with suppress(psutil.NoSuchProcess, FileNotFoundError):  # it was quicker than we
+            process = psutil.Process(pid)
+            process.suspend()  # so that nothing is started between the look and the blow
+            self.processes = process.children(recursive=True)
+            maps = Path(f"/proc/{pid}/maps").read_text("utf-8")
+            self.memory = {Path(name) for name in re.findall(r"/dev/shm/psm_\w+", maps)}
 
 
 def run_and_kill(folder: JobFolder, is_time: Callable[[], bool]) -> Left:
-    command = [sys.executable, "-m", "millstream.pipelines.cli", "ingest", *ARGUMENTS]
     silent = subprocess.DEVNULL
-    with subprocess.Popen(command, cwd=folder.path, stdout=silent, stderr=silent) as process:
+    with subprocess.Popen(COMMAND, cwd=folder.path, stdout=silent, stderr=silent) as process:
         try:
-            seen = psutil.Process(process.pid)
-            deadline = time.monotonic() + 60
-            while not is_time() and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.0005)
-            seen.suspend()  # so that nothing is started between the look and the blow
-            left = Left(seen)
+            wait_for(is_time, process)
+            left = Left(process.pid)
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait(10)
     return left
+
+
+def wait_for(is_time: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_time() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.0005)
 
 
 def assert_gone(left: Left) -> None:

@@ -12,14 +12,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from millstream.schemas.aggregate_spec import aggregate_spec
 from millstream.schemas.arrow import record_schema
 from millstream.schemas.contract import Contract, Field
-from millstream.schemas.metrics import AggregateError, AggregateOverflow
+from millstream.schemas.metric_functions import AggregateOverflow
 from millstream.schemas.states import (
-    aggregate_spec,
     finalise,
     merge_states,
-    parse_duration,
     partial_states,
     seal_states,
     state_schema,
@@ -39,7 +38,6 @@ FIELDS = (
     Field("day", "date"),
     Field("clock", "time"),
     Field("rows", "string"),
-    Field("note", "json"),
 )
 CONTRACT = Contract("id", "1", "clicks", FIELDS, event_time="ts")
 METRICS = {
@@ -346,6 +344,12 @@ def test_many_keys_of_many_values():
     assert visible.num_rows == 5000
 
 
+def test_a_metric_may_be_called_rows():
+    spec = spec_of("1m", ("page",), {"rows": "count()"})
+    states = partial_states(batch_of([{"ts": _EPOCH}] * 3), spec)
+    assert finalise(states, spec)["rows"].to_pylist() == [3]
+
+
 # The format
 
 
@@ -376,71 +380,3 @@ def test_states_outlive_a_file():
         writer.write_table(states)
     read = pa.ipc.open_file(sink.getvalue()).read_all()
     assert finalise(merge_states([read], spec), spec) == finalise(states, spec)
-
-
-# The specification
-
-
-@pytest.mark.parametrize(
-    ("text", "us"),
-    [
-        ("30s", 30_000_000),
-        ("1m", 60_000_000),
-        ("2h", 7_200_000_000),
-        ("1d", 86_400_000_000),
-        ("250ms", 250_000),
-        ("PT1M", 60_000_000),
-        ("PT0.5S", 500_000),
-    ],
-)
-def test_a_duration_is_read(text, us):
-    assert parse_duration(text, "window.fixed") == us
-
-
-@pytest.mark.parametrize("text", ["", "1", "1 minute", 60, None, "0s", "-1m", "P", "100001d", "1w"])
-def test_a_duration_is_refused(text):
-    with pytest.raises(AggregateError, match=r"window\.fixed: expected a duration such as 30s"):
-        parse_duration(text, "window.fixed")
-
-
-NO_TIME = Contract("id", "1", "clicks", FIELDS)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"contract": NO_TIME}, "the contract clicks names none: set event_time in the job"),
-        ({"window": {"fixd": "1m"}}, "window: no such kind: 'fixd'; did you mean 'fixed'?"),
-        ({"window": {"sliding": "1m"}}, "window: no such kind: 'sliding'; expected fixed"),
-        ({"window": {}}, "window: expected fixed: and a duration, got {}"),
-        ({"window": {"fixed": "a minute"}}, "window.fixed: expected a duration such as 30s"),
-        ({"metrics": {}}, "metrics: expected at least one"),
-        ({"by": ["pgae"]}, "by: the contract clicks has no field 'pgae'; did you mean 'page'?"),
-        ({"by": ["device"]}, "by: device is of type object, expected 'string', 'integer'"),
-        ({"by": ["note"]}, "by: note is of type json"),
-        ({"by": ["rows"]}, "by: rows: the column name rows is taken"),
-        ({"by": ["page", "page"]}, "by: page: the column name page is taken by page"),
-        ({"metrics": {"page": "count()"}}, "metrics.page: the column name page is taken by page"),
-        ({"metrics": {"Page": "count()"}}, "metrics.Page: the column name Page is taken by page"),
-        ({"metrics": {"window_end": "count()"}}, "the column name window_end is taken"),
-        ({"metrics": {"n": "summ(clicks)"}}, "metrics.n: summ(clicks): no function 'summ'"),
-        ({"metrics": {"n": "sum(klicks)"}}, "metrics.n: sum(klicks): the contract clicks has no"),
-        ({"metrics": {"a b": "count()"}}, "metrics: 'a b' is no name"),
-    ],
-)
-def test_a_specification_is_refused(change, message):
-    given = {
-        "window": {"fixed": "1m"},
-        "by": ["page"],
-        "metrics": {"events": "count()"},
-        "contract": CONTRACT,
-    }
-    with pytest.raises(AggregateError) as caught:
-        aggregate_spec("page_views", **(given | change))
-    assert message in str(caught.value)
-
-
-def test_a_metric_may_be_called_rows():
-    spec = spec_of("1m", ("page",), {"rows": "count()"})
-    states = partial_states(batch_of([{"ts": _EPOCH}] * 3), spec)
-    assert finalise(states, spec)["rows"].to_pylist() == [3]

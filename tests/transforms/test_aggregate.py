@@ -14,10 +14,10 @@ from apache_beam.testing.util import assert_that
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from millstream.schemas.aggregate_spec import aggregate_spec
 from millstream.schemas.arrow import batch_schema
 from millstream.schemas.contract import Contract, Field
 from millstream.schemas.states import (
-    aggregate_spec,
     finalise,
     merge_states,
     partial_states,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import itertools
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -111,9 +112,7 @@ def file_ranges(
         # a last range of a few bytes is not worth a worker
         if len(bounds) > 2 and bounds[-1] - bounds[-2] < range_bytes // 8:
             del bounds[-2]
-        ranges += [
-            FileRange(file, a, b, False) for a, b in zip(bounds[:-1], bounds[1:], strict=True)
-        ]
+        ranges += [FileRange(file, a, b, False) for a, b in itertools.pairwise(bounds)]
     return ranges
 
 

@@ -13,8 +13,9 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ...schemas.codes import Code
-from ..coder import Batches
+from ..coder import RecordBatchCoder  # registers it  # noqa: F401
 from ..dead_letters import Origin, region_batch
+from ..error_handling import HandlesErrors
 from ..plan import InputFile
 from ..stage_result import StageResult
 from ..tallies import DEAD_LETTERS, TALLIES, Tally
@@ -25,12 +26,12 @@ MAX_RECORD_BYTES = 16 << 20
 """A line longer than this is a dead letter by default."""
 
 
-class ReadFromJsonLines(beam.PTransform):
+class ReadFromJsonLines(HandlesErrors):
     """Read files of lines into batches of payloads.
 
-    Gives a :class:`~millstream.transforms.stage_result.StageResult`: ``records`` are batches with the columns
-    of ``millstream.schemas.arrow.PAYLOADS``, of about 4 MB each; ``dead_letters`` are lines that
-    are too long and regions that could not be read; ``tallies`` count what was read.
+    Gives a :class:`~millstream.transforms.stage_result.StageResult`: ``records`` are batches with
+    the columns of ``millstream.schemas.arrow.PAYLOADS``, of about 4 MB each; ``dead_letters`` are
+    lines that are too long and regions that could not be read; ``tallies`` count what was read.
 
     Args:
         files: patterns, or files of a plan. Patterns are matched when the pipeline is built.
@@ -60,7 +61,7 @@ class ReadFromJsonLines(beam.PTransform):
         self._max_record_bytes = max_record_bytes
         self._origin = origin or Origin("read")
 
-    def expand(self, pbegin: Any) -> StageResult:
+    def expand(self, pbegin: Any) -> Any:
         outputs = (
             pbegin
             | "Ranges" >> beam.Create(self._ranges, reshuffle=False)
@@ -70,7 +71,7 @@ class ReadFromJsonLines(beam.PTransform):
                 DEAD_LETTERS, TALLIES, main="records"
             )
         )
-        return StageResult.of(outputs, tallies=True)
+        return self.handled(StageResult.of(outputs, tallies=True))
 
 
 class _ReadRange(beam.DoFn):
@@ -117,6 +118,3 @@ class _ReadRange(beam.DoFn):
             f"the file {piece.reason}",
             self._origin,
         )
-
-
-__all__ = ["MAX_RECORD_BYTES", "Batches", "ReadFromJsonLines"]
