@@ -267,14 +267,14 @@ def _execute(run: Run, flags: list[str], started: float) -> int:
         build(pipeline, run)
         state = pipeline.run().wait_until_finish()
     except Exception as error:
-        return _explain_failure(run, error)
+        return _explain_failure(run, error, started)
     record = run.store.record(run.token)
     if record is None or record.status != "committed":
         return _fail(record.error if record else f"the runner ended the job as {state}")
     return _report(run, record, started)
 
 
-def _explain_failure(run: Run, error: Exception) -> int:
+def _explain_failure(run: Run, error: Exception, started: float) -> int:
     from ..transforms.write.commit import clear_staging
 
     with suppress(StorageError):  # what could not be written cannot be deleted either
@@ -284,6 +284,9 @@ def _explain_failure(run: Run, error: Exception) -> int:
         print(f"millstream: {record.error}", file=sys.stderr)
         return exit_codes.UNBALANCED
     message = runners.root_message(error)
+    if record is not None:
+        _say(f"committed, although the runner failed afterwards: {message}")
+        return _report(run, record, started)
     if message.startswith("KeyboardInterrupt"):  # Beam makes another exception of it
         raise KeyboardInterrupt from None
     if runners.TRACEBACK in os.environ:

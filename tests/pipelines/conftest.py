@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
 from millstream.pipelines.cli import main
@@ -33,9 +34,19 @@ def ingest_here(cli) -> Callable[..., Done]:
 
 
 @pytest.fixture(scope="session")
-def prism() -> str:
+def skip_visibly(pytestconfig) -> Callable[[str], NoReturn]:
+    """Skip a test and say why, also where pytest is told to be quiet."""
+
+    def skip(reason: str) -> NoReturn:
+        capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
+        with capture.global_and_fixture_disabled():
+            print(f"\nskipped: {reason}", flush=True)
+        pytest.skip(reason)
+
+    return skip
+
+
+@pytest.fixture(scope="session")
+def prism(skip_visibly) -> str:
     """The path of Prism. Tests that use it are marked ``service``."""
-    location = prism_service.prism_location()
-    if location is None:
-        pytest.skip(prism_service.why_not())
-    return location
+    return prism_service.prism_location() or skip_visibly(prism_service.why_not())

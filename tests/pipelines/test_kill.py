@@ -144,8 +144,10 @@ def test_two_runs_at_once(files, tmp_path, wait):
         assert codes == [exit_codes.OK, exit_codes.OK], said
         assert sum("nothing to do" in text for text in said) == 1
     else:
-        assert codes == [exit_codes.OK, exit_codes.REFUSED], said
-        assert sum("another run of this job is at work" in text for text in said) == 1
+        # Who comes after the other has ended finds nothing left to do.
+        late = any("nothing to do" in text for text in said)
+        assert codes == [exit_codes.OK, exit_codes.OK if late else exit_codes.REFUSED], said
+        assert late != any("another run of this job is at work" in text for text in said)
     expected = folder.expected()
     assert folder.records() == expected.records
     assert folder.letters() == expected.letters
