@@ -49,7 +49,7 @@ setup(
             "ruff>=0.6",
             "pyright[nodejs]>=1.1.380",
         ],
-        "bench": ["duckdb>=1.2", "orjson>=3.9", "psutil>=5.9"],
+        "bench": ["duckdb>=1.2", "orjson>=3.9", "psutil>=5.9", "rich>=13"],
     },
     entry_points={"console_scripts": ["millstream=millstream.pipelines.cli:main"]},
     classifiers=[

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments, beam_flags = parser.parse_known_args(argv)
         if arguments.command == "ingest":
-            from .ingest import run
+            from .launch import run
 
             return run(arguments, beam_flags)
         if beam_flags:

@@ -15,7 +15,7 @@ REFUSED = 5
 """Another run holds the lock, or has committed this input already: nothing was run."""
 
 HELP = (
-    "exit codes: 0 committed; 1 failed, nothing visible; 2 a mistake in flags, job or contract; "
+    "exit codes: 0 committed; 1 failed, run it again; 2 a mistake in flags, job or contract; "
     "3 unbalanced, nothing committed; 4 committed, but some input could not be read to its end; "
     "5 refused: another run holds the lock or has committed this input"
 )
