@@ -14,7 +14,6 @@ from ..transforms.parse import Parse
 from ..transforms.plan import Plan, Token
 from ..transforms.read.json_lines import ReadFromJsonLines
 from ..transforms.runs import RunRecord, RunStore
-from ..transforms.validate import Validate
 from ..transforms.write.commit import CommitRun
 from ..transforms.write.destination import Output
 from ..transforms.write.stage import Stage
@@ -58,17 +57,17 @@ def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection[RunRecord]:
         compression=job.compression,
         origin=origin._replace(stage="read"),
     )
-    parsed = read.records | "Parse" >> Parse(
-        run.contract, unknown_fields=job.unknown_fields, origin=origin._replace(stage="parse")
-    )
-    valid = parsed.records | "Validate" >> Validate(
-        run.contract, origin=origin._replace(stage="validate")
+    valid = read.records | "ParseAndValidate" >> Parse(
+        run.contract,
+        judge=True,
+        unknown_fields=job.unknown_fields,
+        origin=origin._replace(stage="parse"),
     )
 
     facts = [read.tallies]
     # Each stage stages its own dead letters: brought together first, they would have to pass
     # through the runner, which on the local one is memory.
-    for stage, result in (("Read", read), ("Parse", parsed), ("Validate", valid)):
+    for stage, result in (("Read", read), ("Parse", valid)):
         letters = Stage(outputs[DEAD_LETTERS], token)
         facts.append(result.dead_letters | f"StageDeadLettersOf{stage}" >> letters)
     if RECORDS in outputs:

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, beam_flags: list[str]) -> int:
         from ..transforms.decoding import attach_helpers
 
         with _interrupts_are_for_us_alone():
-            attach_helpers(contract, job.unknown_fields, count)
+            attach_helpers(contract, job.unknown_fields, count, judge=True)
     try:
         aggregates = tuple(_aggregates(job, contract, places))
         runners.refuse_unknown(flags, job_flag_names())

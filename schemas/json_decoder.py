@@ -24,27 +24,33 @@ from .json_columns import Number, column_builder, convert, object_getters
 from .json_nesting import too_deep
 from .json_refusals import Refusals
 from .json_unknown import unknown_fields
-from .rules import Violation
+from .rules import Violation, find_violations
 
 UnknownFields = Literal["ignore", "keep", "reject"]
 """What to do with fields that the contract does not name."""
 
+_TIME = pa.timestamp("us", "UTC")
 _CHUNK = 1000  # records decoded at a time; 500 to 4,000 measured alike, above it slows
 
 
 class Decoded(NamedTuple):
     """What became of a batch of records.
 
-    ``records`` holds those that are well typed, in their order; ``kept`` are their row numbers in
-    the input. ``refused`` are the row numbers of all others, ascending, and ``violations`` is
+    ``records`` holds those that are fine, in their order; ``kept`` are their row numbers in the
+    input. ``refused`` are the row numbers of all others, ascending, and ``violations`` is
     everything that is wrong with them, at least one each (``Violation.row`` is the row number in
     the input). Every input row is in exactly one of ``kept`` and ``refused``.
+
+    ``event_times`` has the event time of those refused rows that are well typed and only break
+    rules (the others are null; ``well_typed`` tells them apart).
     """
 
     records: pa.RecordBatch
     kept: np.ndarray | None  # None: all of them
     refused: list[int]
     violations: list[Violation]
+    well_typed: list[bool]
+    event_times: pa.Array
 
 
 class JsonDecoder:
@@ -52,14 +58,21 @@ class JsonDecoder:
 
     A key that is repeated counts as its last occurrence; each occurrence must be of its type.
 
+    Args:
+        judge: hold what is well typed against the contract's rules too, while it is in the
+            processor's cache.
+
     >>> from millstream.schemas.contract import Contract, Field
     >>> decoder = JsonDecoder(Contract("c", "1", "c", (Field("n", "integer"),)))
     >>> decoder.decode(pa.array([b'{"n": 1}', b'{"n": "1"}'])).refused
     [1]
     """
 
-    def __init__(self, contract: Contract, unknown: UnknownFields = "ignore") -> None:
+    def __init__(
+        self, contract: Contract, unknown: UnknownFields = "ignore", *, judge: bool = False
+    ) -> None:
         self._contract = contract
+        self._judges = judge
         self._unknown = unknown
         self._schema = record_schema(contract, keep_unknown=unknown == "keep")
         struct = _struct("Record", contract.fields, forbid=unknown == "reject")
@@ -89,17 +102,46 @@ class JsonDecoder:
         columns = [pa.concat_arrays(parts) for parts in zip(*chunks, strict=True)]
         rows = _all_but(len(payloads), refused)
         columns, misfits = self._convert(columns)
-        if misfits:
-            columns = [c.filter(pa.array(_mask(len(c), misfits))) for c in columns]
-            refused.update(misfits if rows is None else rows[list(misfits)].tolist())
-            rows = _all_but(len(payloads), refused)
+        broken = self._broken_rules(columns, misfits)
+        breakers = sorted({v.row for v in broken})
+        event_times = self._event_times(columns, breakers)
+        if misfits or broken:
+            numbers = np.arange(len(payloads)) if rows is None else rows
+            refused.update(numbers[list(misfits)].tolist())
+            broken = [v._replace(row=int(numbers[v.row])) for v in broken]
+            fine = pa.array(_mask(len(columns[0]), misfits.union(breakers)))
+            columns = [c.filter(fine) for c in columns]
+            rows = _all_but(len(payloads), refused.union(v.row for v in broken))
+            breakers = numbers[breakers].tolist()
         if self._unknown == "keep":
             kept = payloads if rows is None else payloads.take(pa.array(rows))
             columns.append(self._unknown_column(kept))
         records = pa.RecordBatch.from_arrays(columns, schema=self._schema)
-        ascending = sorted(refused)
-        violations = self._refusals.explain(payloads, ascending) if refused else []
-        return Decoded(records, rows, ascending, violations)
+        violations = self._refusals.explain(payloads, sorted(refused)) if refused else []
+        every = sorted(refused.union(breakers))
+        times = dict(zip(breakers, event_times, strict=True))
+        return Decoded(
+            records,
+            rows,
+            every,
+            sorted([*violations, *broken], key=lambda v: v.row),  # stable: in order of fields
+            [row in times for row in every],
+            pa.array([times.get(row) for row in every], pa.int64()).view(_TIME),
+        )
+
+    def _broken_rules(self, columns: list[pa.Array], misfits: set[int]) -> list[Violation]:
+        if not self._judges:
+            return []
+        found = find_violations(columns, self._contract.fields)
+        return [v for v in found if v.row not in misfits] if misfits else found
+
+    def _event_times(self, columns: list[pa.Array], rows: list[int]) -> list[int | None]:
+        """The event times of some rows, in microseconds since the epoch."""
+        name = self._contract.event_time
+        if not rows or name is None:
+            return [None] * len(rows)
+        column = columns[self._schema.get_field_index(name)]
+        return column.take(pa.array(rows)).view(pa.int64()).to_pylist()
 
     def _columns(self, lines: list[bytes]) -> tuple[list[pa.Array], list[int]]:
         """Storage columns of the records that fit, and the indices of those that do not."""

@@ -100,9 +100,7 @@ def _parse(texts: pa.Array, guard: str, zone: str | None) -> tuple[pa.Array, np.
     if pc.all(accepted).as_py() is False:  # nulls are skipped
         refused = np.flatnonzero(~accepted.fill_null(True).to_numpy(zero_copy_only=False))
         texts = pc.if_else(accepted, texts, pa.scalar(None, pa.string()))
-    longest = pc.max(pc.binary_length(texts)).as_py() or 0
-    if longest >= _SHORTEST_BEYOND[guard]:
-        texts = pc.replace_substring_regex(texts, _BEYOND_MICROSECONDS, r"\1")
+    texts = _to_microseconds(texts, _SHORTEST_BEYOND[guard])
     if guard == "date":
         return texts.cast(pa.date32()), refused
     if guard == "time":
@@ -112,6 +110,18 @@ def _parse(texts: pa.Array, guard: str, zone: str | None) -> tuple[pa.Array, np.
     if guard == "offset":
         return _within_years(texts.cast(pa.timestamp("us", "UTC")), refused)
     return _within_years(_localise(texts.cast(pa.timestamp("us")), zone or "UTC"), refused)
+
+
+def _to_microseconds(texts: pa.Array, shortest: int) -> pa.Array:
+    """The texts without digits beyond microseconds, which only some of ``shortest`` length have."""
+    long = pc.greater_equal(pc.binary_length(texts), shortest)
+    if not pc.any(long).as_py():
+        return texts
+    some = texts.filter(long)
+    if not pc.any(pc.match_substring_regex(some, _BEYOND_MICROSECONDS)).as_py():
+        return texts
+    cut = pc.replace_substring_regex(some, _BEYOND_MICROSECONDS, r"\1")
+    return pc.replace_with_mask(texts, long.fill_null(False), cut)
 
 
 def _within_years(

@@ -44,14 +44,17 @@ def refused_batch(
     records: pa.RecordBatch,
     violations: Sequence[Violation],
     origin: Origin,
-    event_time: str | None = None,
+    *,
+    stages: Sequence[str] | None = None,
+    event_times: pa.Array | None = None,
 ) -> pa.RecordBatch:
     """Dead letters of the rows of ``records`` that have violations.
 
     Args:
         records: a batch with the identity columns.
         violations: at least one; ``row`` is the row in ``records``.
-        event_time: the name of the column that holds the event time, if the batch has it.
+        stages: the stage of each dead letter, where it is not the origin's for all.
+        event_times: the event time of each dead letter, where it is known.
     """
     ordered = sorted(violations, key=lambda v: v.row)  # stable: the order of fields is kept
     rows = sorted({v.row for v in ordered})
@@ -63,7 +66,8 @@ def refused_batch(
         payloads,
         ordered,
         origin,
-        event_times=taken.column(event_time) if event_time else None,
+        event_times=event_times,
+        stages=stages,
     )
 
 
@@ -100,6 +104,7 @@ def dead_letter_batch(
     origin: Origin,
     *,
     event_times: pa.Array | None = None,
+    stages: Sequence[str] | None = None,
     previews: list[str | None] | None = None,
 ) -> pa.RecordBatch:
     """Dead letters by :data:`millstream.schemas.dead_letters.SCHEMA`, one a row.
@@ -120,7 +125,7 @@ def dead_letter_batch(
         "id": pa.array(ids, pa.string()),
         "codes": lists.codes,
         "violations": lists.violations,
-        "stage": _constant(origin.stage, size),
+        "stage": pa.array(stages) if stages else _constant(origin.stage, size),
         "pipeline": _constant(origin.pipeline, size),
         "run_id": _constant(origin.run_id, size),
         "contract_id": _constant(origin.contract_id, size),

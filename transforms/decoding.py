@@ -13,7 +13,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing.shared_memory import SharedMemory
@@ -43,11 +43,13 @@ class Decoding(Protocol):
         ...
 
 
-def open_decoding(contract: Contract, unknown: UnknownFields) -> Decoding:
+def open_decoding(
+    contract: Contract, unknown: UnknownFields, *, judge: bool = False
+) -> Decoding:
     """Helpers if this process has some for this contract, else decoding in place."""
-    if _attached is not None and _attached.serves(contract, unknown):
+    if _attached is not None and _attached.serves(contract, unknown, judge):
         return _HelpedDecoding(_attached)
-    return _InPlace(JsonDecoder(contract, unknown))
+    return _InPlace(JsonDecoder(contract, unknown, judge=judge))
 
 
 class _InPlace:
@@ -75,9 +77,11 @@ class Helpers:
     with this process, however it ends.
     """
 
-    def __init__(self, contract: Contract, unknown: UnknownFields, count: int) -> None:
-        self._serves = (contract, unknown)
-        self.decoder = JsonDecoder(contract, unknown)  # for what helpers cannot take
+    def __init__(
+        self, contract: Contract, unknown: UnknownFields, count: int, *, judge: bool = False
+    ) -> None:
+        self._serves = (contract, unknown, judge)
+        self.decoder = JsonDecoder(contract, unknown, judge=judge)  # for what helpers cannot take
         self._slots = _allocate(2 * count)
         self.free = deque(range(len(self._slots)))  # of all who decode in this process
         self._pool: ProcessPoolExecutor | None = None
@@ -87,14 +91,14 @@ class Helpers:
             count,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_become_helper,
-            initargs=(contract, unknown, [slot.name for slot in self._slots]),
+            initargs=(contract, unknown, judge, [slot.name for slot in self._slots]),
         )
         for _ in range(count):
             self._pool.submit(_ready)  # each starts a process now rather than with the first batch
 
-    def serves(self, contract: Contract, unknown: UnknownFields) -> bool:
+    def serves(self, contract: Contract, unknown: UnknownFields, judge: bool) -> bool:
         """Whether the helpers decode by this contract."""
-        return self._pool is not None and self._serves == (contract, unknown)
+        return self._pool is not None and self._serves == (contract, unknown, judge)
 
     def give(self, payloads: pa.Array) -> _Given | None:
         """Have payloads decoded; ``None`` if that is not to be had now."""
@@ -115,8 +119,8 @@ class Helpers:
         """Wait for what became of a batch; ``None`` if its helper died over it."""
         try:
             return _read(self._slots[given.slot], given.future.result())
-        except Exception:  # whatever a helper dies of, the batch is still here
-            return None
+        except (BrokenProcessPool, CancelledError, OSError, MemoryError):
+            return None  # whatever a helper dies of, the batch is still here
         finally:
             self.free.append(given.slot)
 
@@ -163,11 +167,13 @@ def _release(slot: SharedMemory) -> None:
 _attached: Helpers | None = None
 
 
-def attach_helpers(contract: Contract, unknown: UnknownFields, count: int) -> Helpers:
+def attach_helpers(
+    contract: Contract, unknown: UnknownFields, count: int, *, judge: bool = False
+) -> Helpers:
     """Start helpers for all decoding by this contract in this process."""
     global _attached
     detach_helpers()
-    _attached = Helpers(contract, unknown, count)
+    _attached = Helpers(contract, unknown, count, judge=judge)
     return _attached
 
 
@@ -222,12 +228,12 @@ def _write_stream(batch: pa.RecordBatch, slot: SharedMemory) -> int:
 
 
 def _read(slot: SharedMemory, answer: tuple[Any, ...]) -> Decoded:
-    size, stream, kept, refused, violations = answer
+    size, stream, decoded = answer
     if stream is None:
         assert slot.buf is not None
         stream = bytes(slot.buf[:size])  # a copy: the slot is used again at once
     records = pa.ipc.open_stream(pa.py_buffer(stream)).read_next_batch()
-    return Decoded(records, kept, refused, violations)
+    return decoded._replace(records=records)
 
 
 # In the helper process:
@@ -236,11 +242,13 @@ _decoder: JsonDecoder
 _slots: list[SharedMemory]
 
 
-def _become_helper(contract: Contract, unknown: UnknownFields, slots: list[str]) -> None:
+def _become_helper(
+    contract: Contract, unknown: UnknownFields, judge: bool, slots: list[str]
+) -> None:
     global _decoder, _slots
     threading.Thread(target=_end_with_parent, daemon=True).start()
     pa.set_cpu_count(1)
-    _decoder = JsonDecoder(contract, unknown)
+    _decoder = JsonDecoder(contract, unknown, judge=judge)
     _slots = [SharedMemory(name) for name in slots]
 
 
@@ -259,11 +267,12 @@ def _ready() -> None:
 def _decode_slot(slot: int, size: int) -> tuple[Any, ...]:
     memory = _slots[slot]
     batch = pa.ipc.open_stream(pa.py_buffer(memory.buf)[:size]).read_next_batch()
-    records, kept, refused, violations = _decoder.decode(batch.column(0))
+    decoded = _decoder.decode(batch.column(0))
+    records, rest = decoded.records, decoded._replace(records=None)
     del batch  # nothing of the answer lies in the slot, which now takes it
     if pa.ipc.get_record_batch_size(records) + (64 << 10) <= memory.size:
-        return _write_stream(records, memory), None, kept, refused, violations
+        return _write_stream(records, memory), None, rest
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, records.schema) as writer:
         writer.write_batch(records)
-    return 0, sink.getvalue().to_pybytes(), kept, refused, violations
+    return 0, sink.getvalue().to_pybytes(), rest

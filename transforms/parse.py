@@ -30,6 +30,9 @@ class Parse(HandlesErrors):
     letter with all that is wrong with it, rules of other fields included.
 
     Args:
+        judge: hold records against the contract's rules at once, where they are decoded; it does
+            what :class:`~millstream.transforms.validate.Validate` after it would do, and saves a
+            second pass. Records that only break rules are then dead letters of stage ``validate``.
         unknown_fields: what to do with fields that the contract does not name: ``ignore``,
             ``keep`` (in a column ``_unknown``, as JSON) or ``reject``.
     """
@@ -38,16 +41,18 @@ class Parse(HandlesErrors):
         self,
         contract: Contract,
         *,
+        judge: bool = False,
         unknown_fields: UnknownFields = "ignore",
         origin: Origin | None = None,
     ) -> None:
         super().__init__()
         self._contract = contract
+        self._judge = judge
         self._unknown_fields: UnknownFields = unknown_fields
         self._origin = (origin or Origin("parse")).of(contract)
 
     def expand(self, payloads: beam.PCollection[pa.RecordBatch]) -> Any:
-        decode = _ParseBatches(self._contract, self._unknown_fields, self._origin)
+        decode = _ParseBatches(self._contract, self._unknown_fields, self._judge, self._origin)
         outputs = payloads | "Decode" >> beam.ParDo(decode).with_outputs(
             DEAD_LETTERS, main="records"
         )
@@ -61,13 +66,18 @@ class _ParseBatches(beam.DoFn):
     ends is waited for there.
     """
 
-    def __init__(self, contract: Contract, unknown_fields: UnknownFields, origin: Origin) -> None:
+    def __init__(
+        self, contract: Contract, unknown_fields: UnknownFields, judge: bool, origin: Origin
+    ) -> None:
         self._contract = contract
         self._unknown_fields: UnknownFields = unknown_fields
+        self._judge = judge
         self._origin = origin
 
     def setup(self) -> None:
-        self._decoding: Decoding = open_decoding(self._contract, self._unknown_fields)
+        self._decoding: Decoding = open_decoding(
+            self._contract, self._unknown_fields, judge=self._judge
+        )
 
     def process(
         self,
@@ -87,7 +97,16 @@ class _ParseBatches(beam.DoFn):
         if decoded.records.num_rows:
             yield WindowedValue(_with_identity(decoded, batch), timestamp, (window,))
         if decoded.refused:
-            letters = refused_batch(batch, decoded.violations, self._origin)
+            letters = refused_batch(
+                batch,
+                decoded.violations,
+                self._origin,
+                stages=[
+                    "validate" if only_rules else self._origin.stage
+                    for only_rules in decoded.well_typed
+                ],
+                event_times=decoded.event_times,
+            )
             value = WindowedValue(letters, timestamp, (window,))
             yield TaggedOutput(DEAD_LETTERS, value)
 

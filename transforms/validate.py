@@ -55,5 +55,8 @@ class _ValidateBatches(beam.DoFn):
         good[[v.row for v in violations]] = False
         if good.any():
             yield batch.filter(pa.array(good))
-        letters = refused_batch(batch, violations, self._origin, self._contract.event_time)
+        times = None
+        if self._contract.event_time:
+            times = batch.column(self._contract.event_time).filter(pa.array(~good))
+        letters = refused_batch(batch, violations, self._origin, event_times=times)
         yield TaggedOutput(DEAD_LETTERS, letters)
