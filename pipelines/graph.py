@@ -60,6 +60,7 @@ def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection[RunRecord]:
     valid = read.records | "ParseAndValidate" >> Parse(
         run.contract,
         judge=True,
+        payload=False,  # files refuse no rows: nobody behind this asks for the bytes again
         unknown_fields=job.unknown_fields,
         origin=origin._replace(stage="parse"),
     )

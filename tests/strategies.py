@@ -288,9 +288,13 @@ class Record(NamedTuple):
 
 
 @st.composite
-def records(draw: st.DrawFn, contract: Contract) -> Record:
-    """A record that keeps a contract, in one of the ways in which it can be written."""
-    found = draw(st.fixed_dictionaries({f.name: values(f) for f in contract.fields}))
+def records(draw: st.DrawFn, contract: Contract, *, lawful: bool = True) -> Record:
+    """A record that keeps a contract, in one of the ways in which it can be written.
+
+    Unless it is to be ``lawful``, it may break rules, but no types.
+    """
+    some = values if lawful else any_values
+    found = draw(st.fixed_dictionaries({f.name: some(f) for f in contract.fields}))
     return Record(found, dump(draw(_trees(found, contract.fields))))
 
 

@@ -8,6 +8,7 @@ through shared memory. A helper that dies loses nothing: what it was at is decod
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import threading
@@ -25,7 +26,7 @@ from ..schemas.arrow import PAYLOAD
 from ..schemas.contract import Contract
 from ..schemas.json_decoder import Decoded, JsonDecoder, UnknownFields
 
-_SLOT_BYTES = 8 << 20  # holds a batch of payloads (4 MB), and then its columns
+_SLOT_BYTES = 12 << 20  # holds a batch of payloads (8 MB), and then its columns
 
 Task = tuple[Any, ...]
 """A batch of payloads, and whatever the caller wants back with it."""
@@ -43,9 +44,7 @@ class Decoding(Protocol):
         ...
 
 
-def open_decoding(
-    contract: Contract, unknown: UnknownFields, *, judge: bool = False
-) -> Decoding:
+def open_decoding(contract: Contract, unknown: UnknownFields, *, judge: bool = False) -> Decoding:
     """Helpers if this process has some for this contract, else decoding in place."""
     if _attached is not None and _attached.serves(contract, unknown, judge):
         return _HelpedDecoding(_attached)
@@ -250,6 +249,7 @@ def _become_helper(
     pa.set_cpu_count(1)
     _decoder = JsonDecoder(contract, unknown, judge=judge)
     _slots = [SharedMemory(name) for name in slots]
+    gc.freeze()  # what has been imported is no garbage
 
 
 def _end_with_parent() -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.utils.windowed_value import WindowedValue
 
+from ..schemas.arrow import PAYLOAD
 from ..schemas.contract import Contract
 from ..schemas.json_decoder import Decoded, UnknownFields
 from .coder import RecordBatchCoder  # registers it  # noqa: F401
@@ -33,6 +34,8 @@ class Parse(HandlesErrors):
         judge: hold records against the contract's rules at once, where they are decoded; it does
             what :class:`~millstream.transforms.validate.Validate` after it would do, and saves a
             second pass. Records that only break rules are then dead letters of stage ``validate``.
+        payload: keep each record's bytes beside it, in ``_payload``, for what comes later and may
+            refuse it. A dead letter has them in any case.
         unknown_fields: what to do with fields that the contract does not name: ``ignore``,
             ``keep`` (in a column ``_unknown``, as JSON) or ``reject``.
     """
@@ -42,17 +45,21 @@ class Parse(HandlesErrors):
         contract: Contract,
         *,
         judge: bool = False,
+        payload: bool = True,
         unknown_fields: UnknownFields = "ignore",
         origin: Origin | None = None,
     ) -> None:
         super().__init__()
         self._contract = contract
         self._judge = judge
+        self._payload = payload
         self._unknown_fields: UnknownFields = unknown_fields
         self._origin = (origin or Origin("parse")).of(contract)
 
     def expand(self, payloads: beam.PCollection[pa.RecordBatch]) -> Any:
-        decode = _ParseBatches(self._contract, self._unknown_fields, self._judge, self._origin)
+        decode = _ParseBatches(
+            self._contract, self._unknown_fields, self._judge, self._payload, self._origin
+        )
         outputs = payloads | "Decode" >> beam.ParDo(decode).with_outputs(
             DEAD_LETTERS, main="records"
         )
@@ -67,11 +74,17 @@ class _ParseBatches(beam.DoFn):
     """
 
     def __init__(
-        self, contract: Contract, unknown_fields: UnknownFields, judge: bool, origin: Origin
+        self,
+        contract: Contract,
+        unknown_fields: UnknownFields,
+        judge: bool,
+        payload: bool,
+        origin: Origin,
     ) -> None:
         self._contract = contract
         self._unknown_fields: UnknownFields = unknown_fields
         self._judge = judge
+        self._payload = payload
         self._origin = origin
 
     def setup(self) -> None:
@@ -95,7 +108,9 @@ class _ParseBatches(beam.DoFn):
     def _outputs(self, task: tuple[pa.RecordBatch, Any, Any], decoded: Decoded) -> Iterator[Any]:
         batch, timestamp, window = task
         if decoded.records.num_rows:
-            yield WindowedValue(_with_identity(decoded, batch), timestamp, (window,))
+            identity = batch if self._payload else batch.drop_columns([PAYLOAD])
+            records = _with_identity(decoded, identity)
+            yield WindowedValue(records, timestamp, (window,))
         if decoded.refused:
             letters = refused_batch(
                 batch,
@@ -111,10 +126,10 @@ class _ParseBatches(beam.DoFn):
             yield TaggedOutput(DEAD_LETTERS, value)
 
 
-def _with_identity(decoded: Decoded, payloads: pa.RecordBatch) -> pa.RecordBatch:
+def _with_identity(decoded: Decoded, identity: pa.RecordBatch) -> pa.RecordBatch:
     if decoded.kept is not None:
-        payloads = payloads.take(pa.array(decoded.kept))
+        identity = identity.take(pa.array(decoded.kept))
     return pa.RecordBatch.from_arrays(
-        [*decoded.records.columns, *payloads.columns],
-        schema=pa.schema([*decoded.records.schema, *payloads.schema]),
+        [*decoded.records.columns, *identity.columns],
+        schema=pa.schema([*decoded.records.schema, *identity.schema]),
     )

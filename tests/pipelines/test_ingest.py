@@ -295,7 +295,7 @@ def test_what_is_no_gzip_file_at_all(folder, ingest_here):
     assert set(folder.letters()) == {Letter("a.jsonl.gz", "0-", None, ("UNREADABLE",))}
 
 
-@pytest.mark.parametrize("stage", [slow("read"), slow("parse"), "validate"])
+@pytest.mark.parametrize("stage", [slow("read"), "parse"])
 def test_a_record_that_gets_lost_fails_the_run(folder, ingest_here, monkeypatch, stage):
     """A stage with a fault in it: nothing becomes visible, and the message says how many."""
     folder.put("a.jsonl", b"".join(event(page=f"/{n}") + b"\n" for n in range(5)))
@@ -317,7 +317,7 @@ def test_a_record_that_gets_lost_fails_the_run(folder, ingest_here, monkeypatch,
 def test_a_failure_after_an_unbalanced_run_is_not_taken_for_one(folder, ingest_here, monkeypatch):
     folder.put("a.jsonl", event() + b"\n" + event())
     with monkeypatch.context() as patch:
-        lose_a_row(patch, "validate")
+        lose_a_row(patch, "parse")
         assert ingest_here("--job", folder.job).code == exit_codes.UNBALANCED
     shutil.rmtree(folder.path / "warehouse/clicks", ignore_errors=True)
     (folder.path / "warehouse/clicks").write_text("in the way", "utf-8")
@@ -329,14 +329,10 @@ def test_a_failure_after_an_unbalanced_run_is_not_taken_for_one(folder, ingest_h
 
 def lose_a_row(patch, stage: str) -> None:
     """Put a fault into a stage: it drops the first row of each batch."""
-    from millstream.transforms import parse, validate
+    from millstream.transforms import parse
     from millstream.transforms.read import json_lines
 
-    faulty = {
-        "read": json_lines._ReadRange,
-        "parse": parse._ParseBatches,
-        "validate": validate._ValidateBatches,
-    }[stage]
+    faulty = {"read": json_lines._ReadRange, "parse": parse._ParseBatches}[stage]
     real = faulty.process
 
     def process(self, *arguments):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -115,6 +116,36 @@ def _fates(decoded: Decoded) -> list[Any]:
     for v in decoded.violations:
         found.setdefault(v.row, []).append((v.field, v.code, v.message))
     return [found[row] for row in sorted(found)]
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_judging_at_once_is_judging_after(data):
+    """Decoding with the rules finds what decoding, and then the rules, would find."""
+    to = data.draw(strategies.contracts(depth=2))
+    times = [None, *(f.name for f in to.fields if f.type == "timestamp")]
+    to = replace(to, event_time=data.draw(st.sampled_from(times)))
+    some = strategies.records(to).map(lambda r: r.payload)
+    some |= strategies.records(to, lawful=False).map(lambda r: r.payload)
+    some |= strategies.broken_records(to).map(lambda b: b.payload)
+    payloads = pa.array(data.draw(st.lists(some, max_size=6)), pa.binary())
+
+    parsed = JsonDecoder(to).decode(payloads)
+    kept = np.arange(len(payloads)) if parsed.kept is None else parsed.kept
+    broken = find_violations(parsed.records.columns, to.fields, kept)
+    judged = JsonDecoder(to, judge=True).decode(payloads)
+    assert_each_in_one_place(judged, len(payloads))
+
+    assert judged.violations == sorted([*parsed.violations, *broken], key=lambda v: v.row)
+    breaking = {v.row for v in broken}
+    good = [i for i, row in enumerate(kept.tolist()) if row not in breaking]
+    assert judged.records.to_pylist() == [parsed.records.to_pylist()[i] for i in good]
+    assert judged.well_typed == [row in breaking for row in judged.refused]
+    told = dict.fromkeys(judged.refused)
+    if to.event_time:
+        column = parsed.records.column(to.event_time).to_pylist()
+        told |= {row: t for row, t in zip(kept.tolist(), column, strict=True) if row in breaking}
+    assert judged.event_times.to_pylist() == list(told.values())
 
 
 MIXED = contract(

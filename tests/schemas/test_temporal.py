@@ -366,7 +366,7 @@ def test_parts_may_stand_in_any_order(value, parts, separators):
     }  # fmt: skip
     said = {"'T'": "T", "''": "'"}
     pattern = "".join(p + s for p, s in zip(parts, separators, strict=True))
-    text = "".join(written[p] + said.get(s, s) for p, s in zip(parts, separators, strict=True))
+    text = "".join(written[p] + (said.get(s) or s) for p, s in zip(parts, separators, strict=True))
     field = Field("v", "timestamp", format=pattern)
     assert parse(field, text) == [value.replace(tzinfo=dt.UTC)]
 

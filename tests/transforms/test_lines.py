@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +49,10 @@ def _lines(pieces: Iterator[Any]) -> Iterator[Line]:
                 raise AssertionError(piece)
 
 
+def _pieces(pieces: Any) -> list[Any]:
+    return list(pieces)
+
+
 def in_order(lines: list[Line]) -> list[Line]:
     """Those that are too long leave before the others of their block."""
     return sorted(lines, key=lambda line: line.start)
@@ -83,7 +88,7 @@ def test_ranges_of_one_byte(file, longest):
 @settings(max_examples=150)
 @given(st.data(), strategies.byte_lines, st.integers(1, 7))
 def test_uneven_chunks(data, file, longest):
-    pieces = strategies.chunks(file, data.draw(strategies.cuts(len(file), most=10)))
+    pieces: Any = strategies.chunks(file, data.draw(strategies.cuts(len(file), most=10)))
     found = list(_lines(cut_lines(pieces, 0, None, longest)))
     assert in_order(found) == reference.lines(file, longest)
 
@@ -161,7 +166,12 @@ def test_a_long_line_is_passed_over_and_never_held():
             yield b"x" * 1000
         yield b"\nlast"
 
-    first, oversize, last = cut_lines(stream(), 0, None, 5000)
+    tracemalloc.start()
+    try:
+        first, oversize, last = _pieces(cut_lines(stream(), 0, None, 5000))
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
     assert first.payloads.to_pylist() == [b"first"]
     assert oversize == Oversize(6, 1_000_006, b"x" * 1024)
     assert last.offsets.to_pylist() == [1_000_007]
@@ -173,7 +183,7 @@ def test_a_long_line_that_breaks_tells_where_it_began():
         yield b"x" * 10
         raise BrokenStream("is broken")
 
-    lines, unreadable = cut_lines(stream(), 0, None, 5)
+    lines, unreadable = _pieces(cut_lines(stream(), 0, None, 5))
     assert lines.payloads.to_pylist() == [b"a"]
     assert unreadable == Unreadable(2, b"x" * 10, "is broken")
 

@@ -18,7 +18,7 @@ from .. import storage
 from ..plan import InputFile
 from .lines import BrokenStream
 
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 8 << 20
 """How much is read at a time, and so about the size of a batch of payloads."""
 RANGE_BYTES = 64 << 20
 """How much of a plain file one worker reads."""
@@ -172,9 +172,9 @@ class _Planned:
 def _plain(file: _Planned, part: FileRange, chunk_bytes: int) -> Iterator[bytes]:
     file.seek(max(part.start - 1, 0))
     while True:
-        # read past our end only as far as our last line goes
-        past = part.end is not None and file.at >= part.end
-        data = file.read(min(chunk_bytes, 64 << 10) if past else chunk_bytes)
+        # up to our end, and past it only as far as our last line goes
+        left = chunk_bytes if part.end is None else part.end - file.at
+        data = file.read(min(chunk_bytes, left if left > 0 else 64 << 10))
         if not data:
             return
         yield data

@@ -30,7 +30,7 @@ class ReadFromJsonLines(HandlesErrors):
     """Read files of lines into batches of payloads.
 
     Gives a :class:`~millstream.transforms.stage_result.StageResult`: ``records`` are batches with
-    the columns of ``millstream.schemas.arrow.PAYLOADS``, of about 4 MB each; ``dead_letters`` are
+    the columns of ``millstream.schemas.arrow.PAYLOADS``, of about 8 MB each; ``dead_letters`` are
     lines that are too long and regions that could not be read; ``tallies`` count what was read.
 
     Args:
