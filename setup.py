@@ -51,7 +51,7 @@ setup(
         ],
         "bench": ["duckdb>=1.2", "orjson>=3.9", "psutil>=5.9", "rich>=13"],
     },
-    entry_points={"console_scripts": ["millstream=millstream.pipelines.cli:main"]},
+    entry_points={"console_scripts": ["millstream=millstream.pipelines.cli:command"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 from . import exit_codes
 from .arguments import Parser, add_ingest
@@ -45,5 +49,16 @@ def main(argv: list[str] | None = None) -> int:
         return exit_codes.FAILED
 
 
+def command() -> NoReturn:
+    """The process's own command line. It ends the process at once: what there was to close is
+    closed by then, and taking Beam's modules apart one by one costs a third of a second."""
+    code = main()
+    logging.shutdown()
+    with suppress(BrokenPipeError):  # the reader has seen enough
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

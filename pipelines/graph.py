@@ -21,6 +21,8 @@ from .job import Job
 
 RECORDS = "records"
 DEAD_LETTERS = "dead_letters"
+SHARDS = 4
+"""Parts that an aggregate is merged in, where the job does not say."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection[RunRecord]:
     for spec in run.aggregates:
         output = outputs[spec.name]
         aggregated = valid.records | f"Aggregate_{spec.name}" >> Aggregate(
-            spec, shards=job.shards, contribution=str(token)
+            spec, shards=job.shards or SHARDS, contribution=str(token)
         )
         states = Stage(output, token, part="states")
         facts += [

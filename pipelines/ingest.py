@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from .cli import main as command
-
-
-def main() -> int:
-    """Run the job that the process's arguments describe."""
-    return command(["ingest", *sys.argv[1:]])
-
+from .cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.argv.insert(1, "ingest")
+    command()

@@ -64,7 +64,9 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     reprocess: Annotated[bool, "read input that another run has committed already"] = False
     allow_no_input: Annotated[bool, "a pattern that matches no file is no error"] = False
     wait: Annotated[float, "seconds to wait while another run of the job holds its lock"] = 0.0
-    shards: Annotated[int, "files that an aggregate is written to"] = 4
+    shards: Annotated[
+        int | None, "files that an aggregate is written to; else 1 on the local runner, 4 elsewhere"
+    ] = None
     helpers: Annotated[
         int | None, "processes that help the local runner decode; else by processors and input"
     ] = None
@@ -188,8 +190,9 @@ def _checked(values: dict[str, Any], places: Places) -> Job:
     except msgspec.ValidationError as error:
         raise _explained(error, values, places) from None
     for key in ("max_record_bytes", "shards"):
-        if getattr(job, key) < 1:
-            raise places.error((key,), f"expected at least 1, got {getattr(job, key)}")
+        given = getattr(job, key)
+        if given is not None and given < 1:
+            raise places.error((key,), f"expected at least 1, got {given}")
     if not job.input:
         raise places.error(("input",), "is empty: name at least one file or pattern")
     names: set[str] = set()

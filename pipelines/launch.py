@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ..schemas.contract import Contract, ContractError
 from ..transforms.plan import InputFile, Plan, PlanError
 from ..transforms.storage import StorageError
@@ -61,6 +63,7 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
     flags = runners.chosen(beam_flags)
     if runners.is_single_process(flags):
         runners.keep_freed_memory()
+        job = msgspec.structs.replace(job, shards=job.shards or 1)  # nobody shares the work
     if count := _helper_count(job, inputs, flags):
         from ..transforms.decoding import attach_helpers
 

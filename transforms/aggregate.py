@@ -179,10 +179,11 @@ class _PartialStates(beam.DoFn):
         if not tables:
             return
         table = pa.concat_tables(tables).combine_chunks()
-        shards = shard_of(table, self._spec, self._shards)
-        order = np.argsort(shards, kind="stable")
-        table = table.take(pa.array(order))
-        ends = np.cumsum(np.bincount(shards, minlength=self._shards)).tolist()
+        ends = [len(table)]
+        if self._shards > 1:
+            shards = shard_of(table, self._spec, self._shards)
+            table = table.take(pa.array(np.argsort(shards, kind="stable")))
+            ends = np.cumsum(np.bincount(shards, minlength=self._shards)).tolist()
         step = max(1, min(BATCH_ROWS, len(table) * BATCH_BYTES // max(1, table.nbytes)))
         for shard, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
             for batch in _batches(table.slice(start, end - start), step):
