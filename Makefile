@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 $(STAMP): setup.py pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "millstream needs Python 3.11 or later")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
 	mkdir -p $(VENV)/rooms && ln -sfn ../.. $(VENV)/rooms/millstream
 	touch $@
 
@@ -29,11 +29,9 @@ lint: $(STAMP)
 	$(BIN)/pyright
 
 bench: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]' -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
 bench-peers: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]' -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/peers.py $(BENCH)
 
 clean:
