@@ -52,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
 def command() -> NoReturn:
     """The process's own command line. It ends the process at once: what there was to close is
     closed by then, and taking Beam's modules apart one by one costs a third of a second."""
+    # Nothing here is linear algebra: numpy's BLAS need not start threads that wait for some.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = main()
     logging.shutdown()
     with suppress(BrokenPipeError):  # the reader has seen enough

@@ -154,7 +154,7 @@ def _helper_count(job: Job, inputs: tuple[InputFile, ...], flags: list[str]) -> 
         return max(job.helpers, 0)
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     large = sum(file.size for file in inputs) >= _HELP_FROM_BYTES
-    return processors if processors > 1 and large else 0
+    return processors - 1 if large else 0  # this process decodes too
 
 
 def _prepared(

@@ -26,6 +26,7 @@ from ..schemas.arrow import PAYLOAD
 from ..schemas.contract import Contract
 from ..schemas.json_decoder import Decoded, JsonDecoder, UnknownFields
 
+_SLOTS = 4  # a helper: enough to keep it at work while this process decodes a batch itself
 _SLOT_BYTES = 12 << 20  # holds a batch of payloads (8 MB), and then its columns
 
 Task = tuple[Any, ...]
@@ -81,7 +82,7 @@ class Helpers:
     ) -> None:
         self._serves = (contract, unknown, judge)
         self.decoder = JsonDecoder(contract, unknown, judge=judge)  # for what helpers cannot take
-        self._slots = _allocate(2 * count)
+        self._slots = _allocate(_SLOTS * count)
         self.free = deque(range(len(self._slots)))  # of all who decode in this process
         self._pool: ProcessPoolExecutor | None = None
         if not self._slots:
@@ -187,26 +188,32 @@ def detach_helpers() -> None:
 class _HelpedDecoding:
     def __init__(self, helpers: Helpers) -> None:
         self._helpers = helpers
-        self._waiting: deque[tuple[Task, _Given | None]] = deque()
+        self._waiting: deque[tuple[Task, _Given | Decoded]] = deque()
+        self._most = 2 * len(helpers.free) + 2  # what may wait behind a helper that is slow
 
     def put(self, task: Task) -> Iterator[tuple[Task, Decoded]]:
-        while not self._helpers.free and self._waiting:
+        while self._waiting and (self._is_done() or len(self._waiting) > self._most):
             yield self._next()
-        self._waiting.append((task, self._helpers.give(task[0].column(PAYLOAD))))
-        while self._waiting and self._is_done(self._waiting[0][1]):
+        payloads = task[0].column(PAYLOAD)
+        given = self._helpers.give(payloads)
+        # With all helpers at work this process is one more of them, rather than wait.
+        self._waiting.append((task, given or self._helpers.decoder.decode(payloads)))
+        while self._waiting and self._is_done():
             yield self._next()
 
     def drain(self) -> Iterator[tuple[Task, Decoded]]:
         while self._waiting:
             yield self._next()
 
-    @staticmethod
-    def _is_done(given: _Given | None) -> bool:
-        return given is None or given.future.done()
+    def _is_done(self) -> bool:
+        _, first = self._waiting[0]
+        return isinstance(first, Decoded) or first.future.done()
 
     def _next(self) -> tuple[Task, Decoded]:
-        task, given = self._waiting.popleft()
-        decoded = self._helpers.take(given) if given else None
+        task, first = self._waiting.popleft()
+        if isinstance(first, Decoded):
+            return task, first
+        decoded = self._helpers.take(first)
         return task, decoded or self._helpers.decoder.decode(task[0].column(PAYLOAD))
 
 
