@@ -42,7 +42,8 @@ class Decoded(NamedTuple):
     the input). Every input row is in exactly one of ``kept`` and ``refused``.
 
     ``event_times`` has the event time of those refused rows that are well typed and only break
-    rules (the others are null; ``well_typed`` tells them apart).
+    rules (the others are null; ``well_typed`` tells them apart). ``letters`` are the dead letters
+    that whoever had this decoded made of the refused; ``violations`` is empty then.
     """
 
     records: pa.RecordBatch
@@ -51,6 +52,7 @@ class Decoded(NamedTuple):
     violations: list[Violation]
     well_typed: list[bool]
     event_times: pa.Array
+    letters: pa.RecordBatch | None = None
 
 
 class JsonDecoder:

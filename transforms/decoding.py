@@ -25,7 +25,9 @@ import pyarrow as pa
 from ..schemas.arrow import PAYLOAD
 from ..schemas.contract import Contract
 from ..schemas.json_decoder import Decoded, JsonDecoder, UnknownFields
+from .dead_letters import Origin, refused_batch
 
+_MARGIN = 64 << 10  # for the schema, and a dictionary that holds one name
 _SLOTS = 4  # a helper: enough to keep it at work while this process decodes a batch itself
 _SLOT_BYTES = 12 << 20  # holds a batch of payloads (8 MB), and then its columns
 
@@ -45,19 +47,45 @@ class Decoding(Protocol):
         ...
 
 
-def open_decoding(contract: Contract, unknown: UnknownFields, *, judge: bool = False) -> Decoding:
-    """Helpers if this process has some for this contract, else decoding in place."""
+def open_decoding(
+    contract: Contract,
+    unknown: UnknownFields,
+    *,
+    judge: bool = False,
+    origin: Origin | None = None,
+) -> Decoding:
+    """Helpers if this process has some for this contract, else decoding in place.
+
+    Args:
+        judge: as :class:`~millstream.schemas.json_decoder.JsonDecoder` takes it.
+        origin: make dead letters of what is refused, where it is decoded.
+    """
     if _attached is not None and _attached.serves(contract, unknown, judge):
-        return _HelpedDecoding(_attached)
-    return _InPlace(JsonDecoder(contract, unknown, judge=judge))
+        return _HelpedDecoding(_attached, origin)
+    return _InPlace(JsonDecoder(contract, unknown, judge=judge), origin)
+
+
+def _decode(decoder: JsonDecoder, batch: pa.RecordBatch, origin: Origin | None) -> Decoded:
+    decoded = decoder.decode(batch.column(PAYLOAD))
+    if origin is None or not decoded.refused:
+        return decoded
+    letters = refused_batch(
+        batch,
+        decoded.violations,
+        origin,
+        stages=["validate" if only_rules else origin.stage for only_rules in decoded.well_typed],
+        event_times=decoded.event_times,
+    )
+    return decoded._replace(violations=[], letters=letters)
 
 
 class _InPlace:
-    def __init__(self, decoder: JsonDecoder) -> None:
+    def __init__(self, decoder: JsonDecoder, origin: Origin | None) -> None:
         self._decoder = decoder
+        self._origin = origin
 
     def put(self, task: Task) -> Iterator[tuple[Task, Decoded]]:
-        yield task, self._decoder.decode(task[0].column(PAYLOAD))
+        yield task, _decode(self._decoder, task[0], self._origin)
 
     def drain(self) -> Iterator[tuple[Task, Decoded]]:
         return iter(())
@@ -100,16 +128,16 @@ class Helpers:
         """Whether the helpers decode by this contract."""
         return self._pool is not None and self._serves == (contract, unknown, judge)
 
-    def give(self, payloads: pa.Array) -> _Given | None:
-        """Have payloads decoded; ``None`` if that is not to be had now."""
+    def give(self, batch: pa.RecordBatch, origin: Origin | None) -> _Given | None:
+        """Have a batch decoded; ``None`` if that is not to be had now."""
         try:
             slot = self.free.popleft()
         except IndexError:
             return None
-        size = _write(payloads, self._slots[slot])
+        size = _write(batch, self._slots[slot])
         try:
             if size and self._pool:
-                return _Given(slot, self._pool.submit(_decode_slot, slot, size))
+                return _Given(slot, self._pool.submit(_decode_slot, slot, size, origin))
         except (BrokenProcessPool, RuntimeError):
             pass  # a helper has died, and with it the pool
         self.free.append(slot)
@@ -186,18 +214,18 @@ def detach_helpers() -> None:
 
 
 class _HelpedDecoding:
-    def __init__(self, helpers: Helpers) -> None:
+    def __init__(self, helpers: Helpers, origin: Origin | None) -> None:
         self._helpers = helpers
+        self._origin = origin
         self._waiting: deque[tuple[Task, _Given | Decoded]] = deque()
         self._most = 2 * len(helpers.free) + 2  # what may wait behind a helper that is slow
 
     def put(self, task: Task) -> Iterator[tuple[Task, Decoded]]:
         while self._waiting and (self._is_done() or len(self._waiting) > self._most):
             yield self._next()
-        payloads = task[0].column(PAYLOAD)
-        given = self._helpers.give(payloads)
+        given = self._helpers.give(task[0], self._origin)
         # With all helpers at work this process is one more of them, rather than wait.
-        self._waiting.append((task, given or self._helpers.decoder.decode(payloads)))
+        self._waiting.append((task, given or self._decode_here(task)))
         while self._waiting and self._is_done():
             yield self._next()
 
@@ -213,14 +241,15 @@ class _HelpedDecoding:
         task, first = self._waiting.popleft()
         if isinstance(first, Decoded):
             return task, first
-        decoded = self._helpers.take(first)
-        return task, decoded or self._helpers.decoder.decode(task[0].column(PAYLOAD))
+        return task, self._helpers.take(first) or self._decode_here(task)
+
+    def _decode_here(self, task: Task) -> Decoded:
+        return _decode(self._helpers.decoder, task[0], self._origin)
 
 
-def _write(payloads: pa.Array, slot: SharedMemory) -> int:
-    """Put payloads into shared memory; their size there, or 0 if they do not fit."""
-    batch = pa.RecordBatch.from_arrays([payloads], [PAYLOAD])
-    if pa.ipc.get_record_batch_size(batch) + 4096 > slot.size:
+def _write(batch: pa.RecordBatch, slot: SharedMemory) -> int:
+    """Put a batch into shared memory; its size there, or 0 if it does not fit."""
+    if pa.ipc.get_record_batch_size(batch) + _MARGIN > slot.size:
         return 0
     return _write_stream(batch, slot)
 
@@ -271,13 +300,13 @@ def _ready() -> None:
     return None
 
 
-def _decode_slot(slot: int, size: int) -> tuple[Any, ...]:
+def _decode_slot(slot: int, size: int, origin: Origin | None) -> tuple[Any, ...]:
     memory = _slots[slot]
     batch = pa.ipc.open_stream(pa.py_buffer(memory.buf)[:size]).read_next_batch()
-    decoded = _decoder.decode(batch.column(0))
+    decoded = _decode(_decoder, batch, origin)
     records, rest = decoded.records, decoded._replace(records=None)
     del batch  # nothing of the answer lies in the slot, which now takes it
-    if pa.ipc.get_record_batch_size(records) + (64 << 10) <= memory.size:
+    if pa.ipc.get_record_batch_size(records) + _MARGIN <= memory.size:
         return _write_stream(records, memory), None, rest
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, records.schema) as writer:

@@ -14,7 +14,7 @@ from ..schemas.arrow import PAYLOAD
 from ..schemas.contract import Contract
 from ..schemas.json_decoder import Decoded, UnknownFields
 from .coder import RecordBatchCoder  # registers it  # noqa: F401
-from .dead_letters import Origin, refused_batch
+from .dead_letters import Origin
 from .decoding import Decoding, open_decoding
 from .error_handling import HandlesErrors
 from .stage_result import StageResult
@@ -89,7 +89,7 @@ class _ParseBatches(beam.DoFn):
 
     def setup(self) -> None:
         self._decoding: Decoding = open_decoding(
-            self._contract, self._unknown_fields, judge=self._judge
+            self._contract, self._unknown_fields, judge=self._judge, origin=self._origin
         )
 
     def process(
@@ -111,18 +111,8 @@ class _ParseBatches(beam.DoFn):
             identity = batch if self._payload else batch.drop_columns([PAYLOAD])
             records = _with_identity(decoded, identity)
             yield WindowedValue(records, timestamp, (window,))
-        if decoded.refused:
-            letters = refused_batch(
-                batch,
-                decoded.violations,
-                self._origin,
-                stages=[
-                    "validate" if only_rules else self._origin.stage
-                    for only_rules in decoded.well_typed
-                ],
-                event_times=decoded.event_times,
-            )
-            value = WindowedValue(letters, timestamp, (window,))
+        if decoded.letters is not None:
+            value = WindowedValue(decoded.letters, timestamp, (window,))
             yield TaggedOutput(DEAD_LETTERS, value)
 
 
