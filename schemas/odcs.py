@@ -7,6 +7,7 @@ at once, or is spelt wrong, is a :class:`.contract.ContractError` that names fil
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     )
 
 _RESERVED = (*IDENTITY, UNKNOWN)
+_UNFIT = re.compile(r'["\\\x00-\x1f]')  # what JSON would have to escape in a key
 
 
 def load_contract(
@@ -147,7 +149,10 @@ def _fields(props: Sequence[SchemaProperty], place: Place) -> Iterator[Field]:
         if nested:
             _check_nested(prop, at)
         seen.add(name)
-        yield _field(prop, name, at)
+        field = _field(prop, name, at)
+        if unfit := _UNFIT.search(name):
+            raise at["name"].error(f"a name cannot hold {unfit[0]!r}")
+        yield field
 
 
 def _check_nested(prop: SchemaProperty, place: Place) -> None:

@@ -17,7 +17,7 @@ from .contract import Field, Rule
 from .odcs_types import Draft
 from .odcs_values import CONVERTERS, LOWER, UPPER, bound, multiple, zone
 from .problems import Place, did_you_mean, list_names, say
-from .temporal import iso_rewrite
+from .temporal import rewrite_for
 
 if TYPE_CHECKING:
     from open_data_contract_standard.model import EnumValue
@@ -215,7 +215,7 @@ def _timezone(draft: Draft, name: str, value: Any, place: Place) -> None:
 
 def _temporal_format(draft: Draft, name: str, value: Any, place: Place) -> None:
     draft.format = _text(value, place)
-    rewrite = iso_rewrite(draft.format)
+    rewrite = rewrite_for(draft.type, draft.format)
     if rewrite is None:
         place.find(f"the format {draft.format} cannot be read: values must be ISO 8601")
     elif draft.type == "timestamp" and not rewrite[2] and draft.zone is None:

@@ -63,7 +63,7 @@ _EXPECTED = {
 
 def expected(field: Field) -> str:
     """What a value of this field should have looked like, for messages."""
-    if field.format and iso_rewrite(field.format):
+    if field.format and rewrite_for(field.type, field.format):
         return f"a {field.type} in the format {field.format}"
     if field.zone:
         return "a time stamp such as 2026-11-24T13:45:00"
@@ -77,7 +77,7 @@ def parse_column(texts: pa.Array, field: Field) -> tuple[pa.Array, np.ndarray | 
         The converted column (null where the text was null or refused), and the indices of what
         was refused, or ``None`` if nothing was.
     """
-    rewrite = iso_rewrite(field.format) if field.format else None
+    rewrite = rewrite_for(field.type, field.format) if field.format else None
     if rewrite is not None:
         pattern, template, has_offset = rewrite
         matches = pc.match_substring_regex(texts, pattern)
@@ -204,6 +204,18 @@ _TOKENS = {
     "xxx": ("offset", "([+-][0-9]{2}:[0-9]{2})"),
 }
 _PIECE = re.compile(r"'((?:[^']|'')*)'|([A-Za-z])\2*|.", re.DOTALL)
+
+
+_PARTS = {"date": (True, False), "timestamp": (True, True), "time": (False, True)}
+"""Whether a type has a day, and a clock."""
+
+
+def rewrite_for(type: str, pattern: str) -> tuple[str, str, bool] | None:
+    """:func:`iso_rewrite` of a pattern that has just what the type's values have, or ``None``."""
+    rewrite = iso_rewrite(pattern)
+    if rewrite is None or ("-" in rewrite[1], ":" in rewrite[1]) != _PARTS[type]:
+        return None
+    return rewrite
 
 
 @functools.lru_cache(maxsize=256)

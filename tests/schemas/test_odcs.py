@@ -769,6 +769,10 @@ class TestRules:
                 "the format MMMM d cannot be read: values must be ISO 8601",
             ),
             (
+                "logicalType: timestamp, logicalTypeOptions: {format: yyyy-MM-dd}",
+                "the format yyyy-MM-dd cannot be read: values must be ISO 8601",
+            ),
+            (
                 "logicalType: timestamp, logicalTypeOptions: {format: 'yyyy-MM-dd HH:mm'}",
                 "the format has no offset and there is no defaultTimezone: values are UTC",
             ),
@@ -1090,6 +1094,11 @@ class TestErrors:
         assert f"{name}.name: names that start with" in error(f"- {{name: {name}}}")
         nested = f"- {{name: a, properties: [{{name: {name}, logicalType: string}}]}}"
         assert parse(nested).fields[0].fields[0].name == name
+
+    @pytest.mark.parametrize("name", ['a"b', "a\\b", "a\tb"])
+    def test_names_that_json_would_have_to_escape(self, name: str):
+        found = error(f"- {{name: {json.dumps(name)}, logicalType: string}}")
+        assert "a name cannot hold" in found
 
     @pytest.mark.parametrize("name", ["a.b", "ä ö", "Select", "a'b", "名前", "-"])
     def test_names_are_kept_as_they_are(self, name: str):
