@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from .arrow import arrow_type
 from .codes import Code
 from .contract import Field
+from .paths import Paths, list_lengths
 from .temporal import expected, parse_column
 
 TEMPORAL = frozenset({"date", "time", "timestamp"})
@@ -119,7 +120,7 @@ def _lists(values: list[Any], to: pa.DataType, build: Callable[[list[Any]], pa.A
 def convert(column: pa.Array, field: Field) -> tuple[pa.Array, list[Misfit]]:
     """A storage column as the contract's type; misfits become null and are listed."""
     misfits: list[Misfit] = []
-    return _convert(column, field, None, lambda _: field.name, misfits), misfits
+    return _convert(column, field, Paths.of(field.name), misfits), misfits
 
 
 def needs_conversion(field: Field) -> bool:
@@ -130,13 +131,7 @@ def needs_conversion(field: Field) -> bool:
     return any(map(needs_conversion, nested))
 
 
-def _convert(
-    column: pa.Array,
-    field: Field,
-    rows: np.ndarray | None,
-    path: Callable[[int], str],
-    misfits: list[Misfit],
-) -> pa.Array:
+def _convert(column: pa.Array, field: Field, at: Paths, misfits: list[Misfit]) -> pa.Array:
     if not needs_conversion(field):
         return column
     if field.type in TEMPORAL:
@@ -144,74 +139,48 @@ def _convert(
         if refused is not None:
             what = expected(field)
             for i in refused.tolist():
-                row = i if rows is None else int(rows[i])
-                misfits.append(Misfit(row, path(i), Code.FORMAT, what, column[i].as_py(), field))
+                value = column[i].as_py()
+                misfits.append(Misfit(at.row(i), at.path(i), Code.FORMAT, what, value, field))
         return converted
     if field.type == "decimal":
-        return _decimals(column, field, rows, path, misfits)
+        return _decimals(column, field, at, misfits)
     if field.type == "number":
-        return _single_floats(column, field, rows, path, misfits)
+        return _single_floats(column, field, at, misfits)
     if field.type == "object":
         children = [
-            _convert(child, f, rows, lambda i, n=f.name: f"{path(i)}.{n}", misfits)
+            _convert(child, f, at.child(f.name), misfits)
             for child, f in zip(column.flatten(), field.fields, strict=True)
         ]
         nulls = column.is_null() if column.null_count else None
         return pa.StructArray.from_arrays(children, fields=list(arrow_type(field)), mask=nulls)
     if field.type == "array":
-        assert field.items is not None
-        return _list_items(column, field.items, arrow_type(field), rows, path, misfits)
+        return _list_items(column, field, at, misfits)
     return column
 
 
-def _list_items(
-    column: pa.Array,
-    items: Field,
-    to: pa.DataType,
-    rows: np.ndarray | None,
-    path: Callable[[int], str],
-    misfits: list[Misfit],
-) -> pa.Array:
-    parents = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
-
-    def item_path(i: int) -> str:
-        return f"{path(int(parents[i]))}[{i - int(np.searchsorted(parents, parents[i]))}]"
-
-    item_rows = parents if rows is None else rows[parents]
-    values = _convert(column.flatten(), items, item_rows, item_path, misfits)
-    lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+def _list_items(column: pa.Array, field: Field, at: Paths, misfits: list[Misfit]) -> pa.Array:
+    assert field.items is not None
+    lengths = list_lengths(column)
+    values = _convert(column.flatten(), field.items, at.items(lengths), misfits)
     offsets = np.zeros(len(column) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
     nulls = column.is_null() if column.null_count else None
-    return pa.ListArray.from_arrays(pa.array(offsets), values, type=to, mask=nulls)
+    return pa.ListArray.from_arrays(pa.array(offsets), values, type=arrow_type(field), mask=nulls)
 
 
-def _single_floats(
-    column: pa.Array,
-    field: Field,
-    rows: np.ndarray | None,
-    path: Callable[[int], str],
-    misfits: list[Misfit],
-) -> pa.Array:
+def _single_floats(column: pa.Array, field: Field, at: Paths, misfits: list[Misfit]) -> pa.Array:
     single = column.cast(pa.float32(), safe=False)
     too_large = pc.is_inf(single)
     if pc.any(too_large).as_py():
         for i in np.flatnonzero(too_large.fill_null(False).to_numpy(zero_copy_only=False)).tolist():
-            row = i if rows is None else int(rows[i])
             what = "a number that a 32-bit float can hold"
             value = Number(column[i].as_py())
-            misfits.append(Misfit(row, path(i), Code.RANGE, what, value, field))
+            misfits.append(Misfit(at.row(i), at.path(i), Code.RANGE, what, value, field))
         single = pc.if_else(too_large, pa.scalar(None, pa.float32()), single)
     return single
 
 
-def _decimals(
-    texts: pa.Array,
-    field: Field,
-    rows: np.ndarray | None,
-    path: Callable[[int], str],
-    misfits: list[Misfit],
-) -> pa.Array:
+def _decimals(texts: pa.Array, field: Field, at: Paths, misfits: list[Misfit]) -> pa.Array:
     """Exact decimals of number texts; plain notation that surely fits is cast as a column."""
     whole = field.precision - field.scale
     digits = f"[0-9]{{1,{whole}}}" if whole else "0"
@@ -223,9 +192,9 @@ def _decimals(
     for i, text in enumerate(texts.to_pylist()):
         value = None if text is None else exact_decimal(text, field)
         if text is not None and value is None:
-            row = i if rows is None else int(rows[i])
             what = f"a decimal of {field.precision} digits, {field.scale} after the point"
-            misfits.append(Misfit(row, path(i), Code.PRECISION, what, Number(text), field))
+            wrong = Misfit(at.row(i), at.path(i), Code.PRECISION, what, Number(text), field)
+            misfits.append(wrong)
         values.append(value)
     return pa.array(values, arrow_type(field))
 

@@ -25,6 +25,7 @@ from .arrow import arrow_type
 from .codes import Code
 from .contract import Field, Rule
 from .integers import integer_range
+from .paths import Paths, list_lengths
 
 RESTRICTED = frozenset({"restricted", "confidential", "sensitive", "pii", "secret"})
 """Classifications whose values are not repeated in messages."""
@@ -61,64 +62,39 @@ def find_violations(
     """
     found: list[Violation] = []
     for column, field in zip(columns, fields, strict=True):
-        _visit(column, field, _Place(rows, lambda _, name=field.name: name), found)
+        _visit(column, field, Paths.of(field.name, rows), found)
     return found
 
 
-class _Place(NamedTuple):
-    """Where the elements of a (nested) array belong: row numbers and paths by element."""
-
-    rows: np.ndarray | None
-    path: Callable[[int], str]
-
-    def row(self, element: int) -> int:
-        return element if self.rows is None else int(self.rows[element])
-
-    def take(self, elements: np.ndarray) -> _Place:
-        rows = elements if self.rows is None else self.rows[elements]
-        return _Place(rows, lambda i: self.path(int(elements[i])))
-
-
-def _visit(array: pa.Array, field: Field, place: _Place, found: list[Violation]) -> None:
+def _visit(array: pa.Array, field: Field, at: Paths, found: list[Violation]) -> None:
     if field.required and array.null_count:
         for i in _indices(array.is_null()):
             message = "is required, but missing or null"
-            found.append(Violation(place.row(i), place.path(i), Code.REQUIRED, message))
+            found.append(Violation(at.row(i), at.path(i), Code.REQUIRED, message))
     for rule in field.rules:
         judge = _judge(rule, field)
         bad = judge.bad(array)
         if bad is not None:
             for i in _indices(bad):
                 message = f"expected {judge.expected}, got {shown(judge.seen(array[i]), field)}"
-                found.append(Violation(place.row(i), place.path(i), judge.code, message))
+                found.append(Violation(at.row(i), at.path(i), judge.code, message))
     if field.type == "object":
-        _visit_children(array, field, place, found)
+        _visit_children(array, field, at, found)
     elif field.type == "array" and field.items is not None:
-        _visit_items(array, field.items, place, found)
+        _visit_items(array, field.items, at, found)
 
 
-def _visit_children(array: pa.Array, field: Field, place: _Place, found: list[Violation]) -> None:
+def _visit_children(array: pa.Array, field: Field, at: Paths, found: list[Violation]) -> None:
     if array.null_count:
-        place = place.take(np.flatnonzero(array.is_valid().to_numpy(zero_copy_only=False)))
+        at = at.take(np.flatnonzero(array.is_valid().to_numpy(zero_copy_only=False)))
         array = array.drop_null()
     for child, child_field in zip(array.flatten(), field.fields, strict=True):
-        at = _Place(place.rows, lambda i, n=child_field.name, p=place.path: f"{p(i)}.{n}")
-        _visit(child, child_field, at, found)
+        _visit(child, child_field, at.child(child_field.name), found)
 
 
-def _visit_items(array: pa.Array, items: Field, place: _Place, found: list[Violation]) -> None:
-    if not _has_rules(items):
-        return
-    # not pc.list_parent_indices: it also counts what lies hidden behind a null
-    lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-    parents = np.repeat(np.arange(len(array)), lengths)
-    rows = parents if place.rows is None else place.rows[parents]
-
-    def path(i: int) -> str:
-        first = int(np.searchsorted(parents, parents[i]))
-        return f"{place.path(int(parents[i]))}[{i - first}]"
-
-    _visit(array.flatten(), items, _Place(rows, path), found)
+def _visit_items(array: pa.Array, items: Field, at: Paths, found: list[Violation]) -> None:
+    if _has_rules(items):
+        _visit(array.flatten(), items, at.items(list_lengths(array)), found)
 
 
 @functools.lru_cache(maxsize=4096)
