@@ -55,11 +55,12 @@ def run(arguments: argparse.Namespace, beam_flags: list[str]) -> int:
 def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float) -> int:
     try:
         job, places = load_job(arguments.job, job_flags(arguments))
+        contract = _contract(job)
+        inputs = tuple(_inputs(job, places))
     except JobError:
-        runners.refuse_unknown(beam_flags, job_flag_names())  # --jbo explains why there is no name
+        # what is missing may be what a misspelt flag was to say
+        runners.refuse_unknown(beam_flags, job_flag_names())
         raise
-    contract = _contract(job)
-    inputs = tuple(_inputs(job, places))
     flags = runners.chosen(beam_flags)
     if runners.is_single_process(flags):
         runners.keep_freed_memory()

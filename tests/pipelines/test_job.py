@@ -370,6 +370,11 @@ def test_a_misspelt_job_flag_is_named_before_what_it_leaves_out(mistake):
     assert said == "no such flag: --jbo; did you mean '--job'?"
 
 
+def test_a_misspelt_flag_is_named_before_the_input_that_it_was_to_name(mistake):
+    said = mistake("--input=nothing*.jsonl", "--inptu", "other.jsonl")
+    assert said == "no such flag: --inptu; did you mean '--input'?"
+
+
 def test_a_line_of_an_aggregates_flag_is_counted_from_its_first(mistake):
     said = mistake("--aggregates", "- name: a\n  name: b\n")
     assert said.startswith("argument --aggregates: line 2: the key 'name' is given twice")
