@@ -24,7 +24,7 @@ from ..transforms.plan import InputFile, Plan, PlanError
 from ..transforms.storage import StorageError
 from . import exit_codes, runners
 from .arguments import job_flags
-from .job import Job, JobError, Places, load_job
+from .job import KEYS, Job, JobError, Places, load_job
 
 if TYPE_CHECKING:
     import argparse
@@ -102,8 +102,6 @@ def _interrupts_are_for_us_alone() -> Iterator[None]:
 
 def job_flag_names() -> list[str]:
     """The flags that ``ingest`` has of its own."""
-    from .job import KEYS
-
     return ["--job", *(f"--{key}" for key in KEYS)]
 
 

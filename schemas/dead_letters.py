@@ -38,7 +38,8 @@ SCHEMA = pa.schema(
         pa.field("event_time", pa.timestamp("us", "UTC")),
         pa.field("attempt", pa.int32()),
         pa.field("replay_of", pa.string()),
-    ]
+    ],
+    {"millstream.format": FORMAT},
 )
 """``id`` is a hash of source, position and payload: the same record has the same id in every run.
 ``attempt`` is 0 for a first refusal. ``position`` is an offset, or ``from-to`` for a region of

@@ -216,6 +216,10 @@ def test_a_dead_letter_names_the_stage_that_its_origin_says():
     assert stages == {"apart": ["gate", "intake"], "at once": ["intake", "validate"]}
 
 
+def test_dead_letters_carry_their_format():
+    assert SCHEMA.metadata == {b"millstream.format": b"millstream.dead_letter/1"}
+
+
 def test_google_s_six_columns_come_first(out):
     """Dashboards made for Google's Dataflow templates read them by name, type and mode."""
     for batch in out["dead_letters"]:

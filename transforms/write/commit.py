@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import apache_beam as beam
 import msgspec
@@ -128,11 +128,9 @@ def complete(
         check()
     _commit_ledger(token, prepared)
     return store.finish(
-        RunRecord(
-            run_id=token.run_id,
-            plan_digest=token.plan_digest,
-            status="committed",
-            finished_at=_now(),
+        _record(
+            token,
+            "committed",
             rows=rows,
             digests=digests,
             unreadable=prepared.unreadable,
@@ -166,16 +164,7 @@ def _balanced(
     wrong += _strays(outputs, tallies, receipts)
     if wrong:
         error = _explain(wrong)
-        store.finish(
-            RunRecord(
-                run_id=token.run_id,
-                plan_digest=token.plan_digest,
-                status="failed",
-                finished_at=_now(),
-                error=error,
-                ledger=tuple(rows),
-            )
-        )
+        store.finish(_record(token, "failed", error=error, ledger=tuple(rows)))
         raise Unbalanced(error)
     return Prepared(
         token=str(token),
@@ -236,8 +225,12 @@ def _refuse_shared(outputs: Sequence[Output]) -> None:
                 )
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+def _record(token: Token, status: Literal["committed", "failed"], **rest: Any) -> RunRecord:
+    """How the run ended, now."""
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return RunRecord(
+        run_id=token.run_id, plan_digest=token.plan_digest, status=status, finished_at=now, **rest
+    )
 
 
 def _keyed(fact: Any) -> tuple[int, Any]:
