@@ -10,7 +10,7 @@ that is wrong with it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from .arrow import UNKNOWN, record_schema
 from .contract import Contract, Field
+from .decoded import TIME, Decoded, UnknownFields
 from .integers import integer_range
 from .json_columns import Number, column_builder, convert, object_getters
 from .json_nesting import too_deep
@@ -26,33 +27,7 @@ from .json_refusals import Refusals
 from .json_unknown import unknown_fields
 from .rules import Violation, find_violations
 
-UnknownFields = Literal["ignore", "keep", "reject"]
-"""What to do with fields that the contract does not name."""
-
-_TIME = pa.timestamp("us", "UTC")
 _CHUNK = 1000  # records decoded at a time; 500 to 4,000 measured alike, above it slows
-
-
-class Decoded(NamedTuple):
-    """What became of a batch of records.
-
-    ``records`` holds those that are fine, in their order; ``kept`` are their row numbers in the
-    input. ``refused`` are the row numbers of all others, ascending, and ``violations`` is
-    everything that is wrong with them, at least one each (``Violation.row`` is the row number in
-    the input). Every input row is in exactly one of ``kept`` and ``refused``.
-
-    ``event_times`` has the event time of those refused rows that are well typed and only break
-    rules (the others are null; ``well_typed`` tells them apart). ``letters`` are the dead letters
-    that whoever had this decoded made of the refused; ``violations`` is empty then.
-    """
-
-    records: pa.RecordBatch
-    kept: np.ndarray | None  # None: all of them
-    refused: list[int]
-    violations: list[Violation]
-    well_typed: list[bool]
-    event_times: pa.Array
-    letters: pa.RecordBatch | None = None
 
 
 class JsonDecoder:
@@ -128,7 +103,7 @@ class JsonDecoder:
             every,
             sorted([*violations, *broken], key=lambda v: v.row),  # stable: in order of fields
             [row in times for row in every],
-            pa.array([times.get(row) for row in every], pa.int64()).view(_TIME),
+            pa.array([times.get(row) for row in every], pa.int64()).view(TIME),
         )
 
     def _broken_rules(self, columns: list[pa.Array], misfits: set[int]) -> list[Violation]:

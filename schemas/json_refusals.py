@@ -16,10 +16,11 @@ import pyarrow as pa
 
 from .codes import Code
 from .contract import Contract, Field
+from .decoded import is_doubtful
 from .integers import integer_range
 from .json_columns import Number, column_builder, convert
 from .json_nesting import MAX_NESTING, is_too_deep
-from .rules import DIFFERING, Violation, find_violations, shown
+from .rules import Violation, find_violations, shown
 
 _decode = msgspec.json.Decoder(float_hook=Number).decode
 
@@ -107,20 +108,8 @@ class Refusals:
         wrong = {row: {v.field for v in found[row]} for row in rows}
         for v in find_violations(columns, self._fields):
             row = rows[v.row]
-            if not _is_doubtful(v, wrong[row]):
+            if not is_doubtful(v, wrong[row]):
                 found[row].append(v._replace(row=row))
-
-
-def _is_doubtful(violation: Violation, wrong: set[str]) -> bool:
-    """Whether it may only seem so because of what was cleaned away at the ``wrong`` paths.
-
-    Wrong items are alike once they are null, and wrong properties are missing.
-    """
-    path, code, message = violation.field, violation.code, violation.message
-    if code is not Code.ITEMS or "at most" in message:
-        return path in wrong
-    inside = path + ("[" if DIFFERING in message else ".")
-    return path in wrong or any(place.startswith(inside) for place in wrong)
 
 
 def _walk_object(

@@ -24,7 +24,8 @@ import pyarrow as pa
 
 from ..schemas.arrow import PAYLOAD
 from ..schemas.contract import Contract
-from ..schemas.json_decoder import Decoded, JsonDecoder, UnknownFields
+from ..schemas.decoded import Decoded, UnknownFields
+from ..schemas.json_decoder import JsonDecoder
 from .dead_letters import Origin, refused_batch
 
 _MARGIN = 64 << 10  # for the schema, and a dictionary that holds one name

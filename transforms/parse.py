@@ -12,7 +12,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from ..schemas.arrow import PAYLOAD
 from ..schemas.contract import Contract
-from ..schemas.json_decoder import Decoded, UnknownFields
+from ..schemas.decoded import Decoded, UnknownFields
 from .coder import RecordBatchCoder  # registers it  # noqa: F401
 from .dead_letters import Origin
 from .decoding import Decoding, open_decoding

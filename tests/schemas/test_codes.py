@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 from millstream.schemas.codes import VERSION, Code
 from millstream.schemas.contract import Contract, Field, Rule
-from millstream.schemas.json_decoder import JsonDecoder, UnknownFields
+from millstream.schemas.decoded import UnknownFields
+from millstream.schemas.json_decoder import JsonDecoder
 from millstream.schemas.rules import find_violations
 from millstream.transforms.read import ReadFromJsonLines
 

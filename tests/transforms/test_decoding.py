@@ -18,7 +18,8 @@ import pyarrow as pa
 import pytest
 from millstream.schemas.arrow import PAYLOAD
 from millstream.schemas.contract import Contract, Field, Rule
-from millstream.schemas.json_decoder import Decoded, JsonDecoder
+from millstream.schemas.decoded import Decoded
+from millstream.schemas.json_decoder import JsonDecoder
 from millstream.transforms import decoding
 from millstream.transforms.decoding import (
     Decoding,

@@ -7,20 +7,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
-import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ...schemas.codes import Code
 from ..coder import RecordBatchCoder  # registers it  # noqa: F401
-from ..dead_letters import Origin, region_batch
+from ..dead_letters import Origin
 from ..error_handling import HandlesErrors
 from ..plan import InputFile
 from ..stage_result import StageResult
 from ..tallies import DEAD_LETTERS, TALLIES, Tally
 from .files import RANGE_BYTES, Compression, FileRange, chunks, file_ranges, match_files
-from .lines import Lines, Oversize, Unreadable, cut_lines, payload_batch
+from .lines import Lines, cut_lines, payload_batch
+from .regions import region_letter
 
 MAX_RECORD_BYTES = 16 << 20
 """A line longer than this is a dead letter by default."""
@@ -91,30 +90,10 @@ class _ReadRange(beam.DoFn):
                 yield payload_batch(source, piece)
             else:
                 self._read[source] += 1
-                yield TaggedOutput(DEAD_LETTERS, self._dead_letter(source, piece))
+                letter = region_letter(source, piece, self._origin, self._max_record_bytes)
+                yield TaggedOutput(DEAD_LETTERS, letter)
 
     def finish_bundle(self) -> Iterator[Any]:
         for source, rows in self._read.items():
             tally = WindowedValue(Tally(source, "read", rows), 0, (GlobalWindow(),))
             yield TaggedOutput(TALLIES, tally)
-
-    def _dead_letter(self, source: str, piece: Oversize | Unreadable) -> pa.RecordBatch:
-        if isinstance(piece, Oversize):
-            return region_batch(
-                source,
-                f"{piece.start}-{piece.end}",
-                None,
-                Code.OVERSIZE,
-                f"is {piece.end - piece.start} bytes long, more than the "
-                f"{self._max_record_bytes} that max_record_bytes allows",
-                self._origin,
-                preview=piece.preview.decode("utf-8", "replace"),
-            )
-        return region_batch(
-            source,
-            f"{piece.start}-",
-            piece.cut or None,
-            Code.UNREADABLE,
-            f"the file {piece.reason}",
-            self._origin,
-        )

@@ -41,11 +41,13 @@ class Oversize(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """From ``start`` on the stream could not be read; ``cut`` is how a record there begins."""
+    """From ``start`` to ``end`` (``None``: to its end) the stream could not be read; ``cut`` is how
+    a record there begins."""
 
     start: int
     cut: bytes
     reason: str
+    end: int | None = None
 
 
 class BrokenStream(Exception):

@@ -1,0 +1,183 @@
+"""Reading files of formats that are decoded where they are read: CSV, Avro, Parquet.
+
+Such a file is not a row of payloads: what a record is only shows when a whole block is decoded. So
+one transform reads and decodes, and the exact bytes of a record are taken only where somebody asks
+for them. A format is one small class, a :class:`RecordReader`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.pvalue import TaggedOutput
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from ...schemas.arrow import IDENTITY_FIELDS, PAYLOADS
+from ...schemas.contract import Contract
+from ...schemas.decoded import Decoded
+from ..coder import RecordBatchCoder  # registers it  # noqa: F401
+from ..dead_letters import Origin, refused_batch
+from ..error_handling import HandlesErrors
+from ..plan import InputFile
+from ..stage_result import StageResult
+from ..tallies import DEAD_LETTERS, TALLIES, Tally
+from .files import FileRange, match_files
+from .lines import Oversize, Unreadable
+from .regions import region_letter
+
+
+class Piece(NamedTuple):
+    """Records in a row, decoded.
+
+    ``positions`` (int64) are those of all of them, good and refused; ``payloads`` gives the exact
+    bytes (binary) of the rows whose numbers it is given.
+    """
+
+    decoded: Decoded
+    positions: pa.Array
+    payloads: Callable[[np.ndarray], pa.Array]
+
+
+class RecordReader(Protocol):
+    """Reads and decodes the files of one format. Picklable: it travels to the workers."""
+
+    max_record_bytes: int
+    """A record that is longer becomes an :class:`~.lines.Oversize`."""
+
+    def ranges(self, files: Iterable[InputFile]) -> list[FileRange]:
+        """Parts that can be read alone, and that together are the files."""
+        ...
+
+    def read(self, part: FileRange) -> Iterator[Piece | Oversize | Unreadable]:
+        """Everything in a part: records, and regions that are none or could not be read.
+
+        Raises:
+            StorageError: the file cannot be opened, or has changed since it was planned.
+        """
+        ...
+
+
+class ReadRecords(HandlesErrors):
+    """Read and decode files of one format: the base of ``ReadFromCsv`` and its like.
+
+    Gives a :class:`~millstream.transforms.stage_result.StageResult`: ``records`` have the
+    contract's columns, then ``_source``, ``_position`` and, if asked for, ``_payload``;
+    ``dead_letters`` are records that do not fit (and, with ``judge`` in the reader, that break
+    rules: those are of stage ``validate``), and regions that could not be read; ``tallies`` count
+    what was read.
+
+    Args:
+        files: patterns, or files of a plan. Patterns are matched when the pipeline is built.
+        contract: what the records must be.
+        reader: of the format.
+        payload: give each record's exact bytes beside it, for what comes later and may refuse it.
+        allow_no_match: a pattern may match nothing.
+
+    Raises:
+        NoFiles: a pattern matches nothing.
+        StorageError: when running, a file cannot be opened.
+    """
+
+    def __init__(
+        self,
+        files: str | Sequence[str | InputFile],
+        contract: Contract,
+        reader: RecordReader,
+        *,
+        payload: bool = True,
+        allow_no_match: bool = False,
+        origin: Origin | None = None,
+    ) -> None:
+        super().__init__()
+        files = [files] if isinstance(files, str) else files
+        planned = [f for f in files if isinstance(f, InputFile)]
+        planned += match_files([f for f in files if isinstance(f, str)], allow_no_match)
+        self._ranges = reader.ranges(planned)
+        self._fn = _ReadRange(reader, payload, (origin or Origin("parse")).of(contract))
+
+    def expand(self, pbegin: Any) -> Any:
+        outputs = (
+            pbegin
+            | "Ranges" >> beam.Create(self._ranges, reshuffle=False)
+            | "Spread" >> beam.Reshuffle()
+            | "ReadRanges"
+            >> beam.ParDo(self._fn).with_outputs(DEAD_LETTERS, TALLIES, main="records")
+        )
+        return self.handled(StageResult.of(outputs, tallies=True))
+
+
+class _ReadRange(beam.DoFn):
+    def __init__(self, reader: RecordReader, payload: bool, origin: Origin) -> None:
+        self._reader = reader
+        self._payload = payload
+        self._origin = origin
+
+    def start_bundle(self) -> None:
+        self._read: Counter[str] = Counter()
+
+    def process(self, part: FileRange) -> Iterator[Any]:
+        source = part.file.source
+        self._read[source] += 0  # an empty file is in the ledger too
+        for piece in self._reader.read(part):
+            if isinstance(piece, Piece):
+                self._read[source] += len(piece.positions)
+                yield from self._outputs(source, piece)
+            else:
+                self._read[source] += 1
+                origin = self._origin._replace(stage="read")
+                letter = region_letter(source, piece, origin, self._reader.max_record_bytes)
+                yield TaggedOutput(DEAD_LETTERS, letter)
+
+    def finish_bundle(self) -> Iterator[Any]:
+        for source, rows in self._read.items():
+            tally = WindowedValue(Tally(source, "read", rows), 0, (GlobalWindow(),))
+            yield TaggedOutput(TALLIES, tally)
+
+    def _outputs(self, source: str, piece: Piece) -> Iterator[Any]:
+        decoded = piece.decoded
+        if decoded.records.num_rows:
+            yield self._with_identity(source, piece)
+        if decoded.refused:
+            yield TaggedOutput(DEAD_LETTERS, self._letters(source, piece))
+
+    def _with_identity(self, source: str, piece: Piece) -> pa.RecordBatch:
+        records, kept = piece.decoded.records, piece.decoded.kept
+        positions = piece.positions if kept is None else piece.positions.take(pa.array(kept))
+        columns = [*records.columns, _constant_source(source, len(positions)), positions]
+        fields = [*records.schema, *IDENTITY_FIELDS[:2]]
+        if self._payload:
+            rows = np.arange(len(positions)) if kept is None else kept
+            columns.append(piece.payloads(rows))
+            fields.append(IDENTITY_FIELDS[2])
+        return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
+
+    def _letters(self, source: str, piece: Piece) -> pa.RecordBatch:
+        decoded = piece.decoded
+        rows = np.array(decoded.refused)
+        identity = [
+            _constant_source(source, len(rows)),
+            piece.positions.take(pa.array(rows)),
+            piece.payloads(rows),
+        ]
+        number = {row: i for i, row in enumerate(decoded.refused)}
+        return refused_batch(
+            pa.RecordBatch.from_arrays(identity, schema=PAYLOADS),
+            [v._replace(row=number[v.row]) for v in decoded.violations],
+            self._origin,
+            stages=[
+                "validate" if only_rules else self._origin.stage
+                for only_rules in decoded.well_typed
+            ],
+            event_times=decoded.event_times,
+        )
+
+
+def _constant_source(source: str, size: int) -> pa.Array:
+    indices = pa.repeat(pa.scalar(0, pa.int32()), size)
+    return pa.DictionaryArray.from_arrays(indices, pa.array([source], pa.string()))
