@@ -1,4 +1,5 @@
-"""``millstream contract check``: what a contract says, and what of it is not enforced.
+"""``millstream contract``: what a contract says and what of it is not enforced (``check``), and its
+schema as others write one (``show``).
 
 Beam is not imported here: the check starts fast enough for an editor or a commit hook.
 """
@@ -6,8 +7,9 @@ Beam is not imported here: the check starts fast enough for an editor or a commi
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from ..schemas.contract import Contract, ContractError, Field, Rule
@@ -31,16 +33,31 @@ def add_parser(subparsers: Any) -> None:
         epilog="exit codes: 0 it loads; 1 with --strict, something is not enforced; "
         "2 it does not load",
     )
-    check.add_argument("file", metavar="FILE", help="an ODCS 3 document (YAML)")
-    check.add_argument(
-        "--schema", metavar="NAME", help="the schema object to take, where there are several"
-    )
-    check.add_argument("--event_time", metavar="FIELD", help="the field that holds the event time")
     check.add_argument("--strict", action="store_true", help="exit 1 if there are findings")
+    show = commands.add_parser(
+        "show",
+        help="write a contract's schema as others have it",
+        description="Write the schema of a contract in another form, to standard output.",
+        epilog="exit codes: 0 written; 2 it does not load, or cannot be said in that form",
+    )
+    show.add_argument(
+        "--as", dest="form", metavar="FORM", required=True, choices=FORMS, help=", ".join(FORMS)
+    )
+    show.add_argument(
+        "--dialect", metavar="NAME", default="duckdb", help="of sql: duckdb (default), postgresql"
+    )
+    for command in (check, show):
+        command.add_argument("file", metavar="FILE", help="an ODCS 3 document (YAML)")
+        command.add_argument(
+            "--schema", metavar="NAME", help="the schema object to take, where there are several"
+        )
+        command.add_argument(
+            "--event_time", metavar="FIELD", help="the field that holds the event time"
+        )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``contract check``; returns its exit code."""
+    """Run ``contract check`` or ``contract show``; returns its exit code."""
     from ..schemas.odcs import load_contract
 
     try:
@@ -48,6 +65,78 @@ def run(args: argparse.Namespace) -> int:
     except ContractError as error:
         print(error, file=sys.stderr)
         return exit_codes.USAGE
+    return _show(contract, args) if args.contract_command == "show" else _check(contract, args)
+
+
+def _show(contract: Contract, args: argparse.Namespace) -> int:
+    try:
+        print(FORMS[args.form](contract, args.dialect))
+    except ValueError as error:
+        print(f"{args.file}: {error}", file=sys.stderr)
+        return exit_codes.USAGE
+    return exit_codes.OK
+
+
+def _arrow(contract: Contract, dialect: str) -> str:
+    from ..schemas.arrow import record_schema
+
+    return record_schema(contract).to_string()
+
+
+def _avro(contract: Contract, dialect: str) -> str:
+    from ..schemas.arrow import record_schema
+    from ..schemas.avro import avro_schema
+
+    return _json(avro_schema(record_schema(contract), contract.name))
+
+
+def _bigquery(contract: Contract, dialect: str) -> str:
+    from ..schemas.bigquery import bigquery_schema
+
+    return _json(bigquery_schema(contract))
+
+
+def _iceberg(contract: Contract, dialect: str) -> str:
+    from ..schemas.iceberg import iceberg_schema
+
+    return _json(iceberg_schema(contract))
+
+
+def _json_schema(contract: Contract, dialect: str) -> str:
+    from ..schemas.json_schema import json_schema
+
+    return _json(json_schema(contract))
+
+
+def _sql(contract: Contract, dialect: str) -> str:
+    from ..schemas.ddl import create_table
+
+    return create_table(contract, dialect)
+
+
+def _msgspec(contract: Contract, dialect: str) -> str:
+    from ..schemas.struct_source import struct_source
+
+    return struct_source(contract).rstrip()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+FORMS: dict[str, Callable[[Contract, str], str]] = {
+    "arrow": _arrow,
+    "avro": _avro,
+    "bigquery": _bigquery,
+    "iceberg": _iceberg,
+    "jsonschema": _json_schema,
+    "sql": _sql,
+    "msgspec": _msgspec,
+}
+"""Form → what writes a contract in it, given an SQL dialect."""
+
+
+def _check(contract: Contract, args: argparse.Namespace) -> int:
     print(*describe(contract), sep="\n")
     for finding in contract.findings:
         print(f"{args.file}:{finding.line} {finding.path}: {finding.message}")

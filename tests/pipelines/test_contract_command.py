@@ -126,3 +126,29 @@ def test_beam_is_not_imported():
         "sys.exit('apache_beam' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("form", "begins"),
+    [
+        ("arrow", "id: int64\nplaced: timestamp[us, tz=UTC]\n"),
+        ("bigquery", '[\n  {\n    "name": "id",\n    "type": "INTEGER",\n'),
+        ("jsonschema", '{\n  "$schema": "https://json-schema.org/draft/2020-12/schema",\n'),
+        ("sql", 'CREATE TABLE "orders" (\n  "id" BIGINT NOT NULL,\n'),
+        ("msgspec", '"""orders: made from contract shop, version 1.0.0."""\n'),
+    ],
+)
+def test_a_contract_in_another_form(contract, capsys, form, begins):
+    assert main(["contract", "show", "--as", form, "orders.yaml"]) == 0
+    assert capsys.readouterr().out.startswith(begins)
+
+
+def test_a_form_that_cannot_say_it(contract, capsys):
+    assert main(["contract", "show", "--as", "sql", "--dialect", "oracle", "orders.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert said == "orders.yaml: no SQL dialect 'oracle'; there are duckdb, postgresql\n"
+
+
+def test_a_form_that_is_not_there(contract, capsys):
+    assert main(["contract", "show", "--as", "xml", "orders.yaml"]) == 2
+    assert "invalid choice: 'xml'" in capsys.readouterr().err
