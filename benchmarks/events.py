@@ -2,7 +2,7 @@
 
     python benchmarks/events.py --events 1000000 --bad 0.01 --out clicks.jsonl
 
-Four shapes, each with a contract and a job file beside this one:
+Five shapes, each with a contract and a job file beside this one:
 
 * ``clicks``    seven fields, about 176 bytes a line, roughly in time order (arrival is event time
   plus an exponential delay of 2 s, at most 8 s). From a million events on there are always the same
@@ -12,6 +12,7 @@ Four shapes, each with a contract and a job file beside this one:
 * ``wide``      60 fields in nested objects and arrays, about 1.3 kB a line.
 * ``shuffled``  the seven fields, time stamps in no order over six hours, for 10 s windows.
 * ``groups``    the seven fields, so many pages that nearly every event has a group of its own.
+* ``sessions``  the seven fields, of 100,000 users in roughly time order.
 
 A line is a row of fixed-width cells in one byte matrix, padded with NUL; dropping the NULs gives
 the text. Broken lines are made by replacing cells, in equal parts of each kind in ``KINDS``.
@@ -77,6 +78,7 @@ class Shape:
     covered: bool = False
     shuffled: bool = False
     wide: bool = False
+    users: int = 10**9
 
 
 SHAPES = {
@@ -84,6 +86,7 @@ SHAPES = {
     "wide": Shape(pages=40, wide=True),
     "shuffled": Shape(pages=20, minutes=360, shuffled=True),
     "groups": Shape(pages=100_000),
+    "sessions": Shape(pages=820, users=100_000),
 }
 PER_MINUTE = 1_000_000 // 60
 """Events a minute of the time-ordered shapes up to a million events."""
@@ -205,12 +208,13 @@ def timestamps(rng: np.random.Generator, millis: Ints) -> tuple[Cells, Cells]:
     return join(len(millis), *parts), lookup["offset"][offset]
 
 
-def click_cells(rng: np.random.Generator, events: Events) -> dict[str, Cells]:
+def click_cells(rng: np.random.Generator, events: Events, users: int = 10**9) -> dict[str, Cells]:
     """The seven fields of a click, each as ``"name":value,`` (the last without the comma)."""
     n = len(events.millis)
     lookup = tables()
     hexes = [lookup["hex"][rng.integers(0, 1 << 16, n)] for _ in range(4)]
-    user = [lookup["digits"][rng.integers(0, 1000, n)] for _ in range(3)]
+    numbers = rng.integers(0, users, n)
+    user = [lookup["digits"][numbers // step % 1000] for step in (10**6, 10**3, 1)]
     page = np.divmod(events.page, 1000)
     amount = np.where(
         rng.random(n) < 0.2, b"null", lookup["amount"][rng.integers(0, len(lookup["amount"]), n)]
@@ -397,7 +401,7 @@ NOT_OBJECT = (b"null", b"[]", b'"view"', b"17")
 def lines(rng: np.random.Generator, shape: Shape, events: Events) -> NDArray[np.uint8]:
     """The text of a piece."""
     n = len(events.millis)
-    cells = (wide_cells if shape.wide else click_cells)(rng, events)
+    cells = wide_cells(rng, events) if shape.wide else click_cells(rng, events, shape.users)
     broken = {kind: np.flatnonzero(events.kind == i) for i, kind in enumerate(KINDS)}
     break_cells(cells, broken, events.millis)
     tail = np.full(n, b"}", dtype="S4")

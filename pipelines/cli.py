@@ -15,7 +15,7 @@ from .job import JobError
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit code is one of :mod:`.exit_codes`."""
-    from . import contract_command
+    from . import contract_command, generate_command
 
     parser = Parser(
         prog="millstream",
@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_ingest(ingest)
     contract_command.add_parser(commands)
+    generate_command.add_parser(commands)
     try:
         arguments, beam_flags = parser.parse_known_args(argv)
         if arguments.command == "ingest":
@@ -40,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
             return run(arguments, beam_flags)
         if beam_flags:
             parser.error(f"unrecognized arguments: {' '.join(beam_flags)}")
-        return contract_command.run(arguments)
+        runs = {"contract": contract_command.run, "generate": generate_command.run}
+        return runs[arguments.command](arguments)
     except JobError as error:
         print(f"millstream: {error}", file=sys.stderr)
         return exit_codes.USAGE
