@@ -16,6 +16,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import re
+from collections.abc import Iterator
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -51,8 +52,8 @@ _GUARDS = {
     "offset": f"^{_DAY}[T ]{_CLOCK}{_OFFSET}$",
 }
 
-_FAR_FIRST = -62_135_596_800_000_000  # 0001-01-01T00:00:00Z in microseconds
-_FAR_LAST = 253_402_300_799_999_999  # 9999-12-31T23:59:59.999999Z
+FIRST_INSTANT = -62_135_596_800_000_000  # 0001-01-01T00:00:00Z in microseconds
+LAST_INSTANT = 253_402_300_799_999_999  # 9999-12-31T23:59:59.999999Z
 
 _EXPECTED = {
     "date": "a date such as 2026-11-24",
@@ -109,7 +110,7 @@ def _parse(texts: pa.Array, guard: str, zone: str | None) -> tuple[pa.Array, np.
         return dated.cast(pa.timestamp("us")).cast(pa.time64("us")), refused
     if guard == "offset":
         return _within_years(texts.cast(pa.timestamp("us", "UTC")), refused)
-    return _within_years(_localise(texts.cast(pa.timestamp("us")), zone or "UTC"), refused)
+    return _within_years(localise(texts.cast(pa.timestamp("us")), zone or "UTC"), refused)
 
 
 def _to_microseconds(texts: pa.Array, shortest: int) -> pa.Array:
@@ -130,9 +131,9 @@ def _within_years(
     """Refuse instants outside years 1 to 9999 UTC, which Python and most tables cannot hold."""
     micros = instants.view(pa.int64())
     bounds = pc.min_max(micros).as_py()
-    if bounds["min"] is None or (bounds["min"] >= _FAR_FIRST and bounds["max"] <= _FAR_LAST):
+    if bounds["min"] is None or (bounds["min"] >= FIRST_INSTANT and bounds["max"] <= LAST_INSTANT):
         return instants, refused
-    outside = pc.or_(pc.less(micros, _FAR_FIRST), pc.greater(micros, _FAR_LAST))
+    outside = pc.or_(pc.less(micros, FIRST_INSTANT), pc.greater(micros, LAST_INSTANT))
     more = np.flatnonzero(outside.fill_null(False).to_numpy(zero_copy_only=False))
     return pc.if_else(outside, pa.scalar(None, instants.type), instants), _union(refused, more)
 
@@ -143,7 +144,7 @@ def _union(some: np.ndarray | None, others: np.ndarray | None) -> np.ndarray | N
     return np.union1d(some, others)
 
 
-def _localise(local: pa.Array, zone: str) -> pa.Array:
+def localise(local: pa.Array, zone: str) -> pa.Array:
     """Local wall-clock times to instants; in a fold the earlier one, in a gap the next that exists.
 
     Raises nothing: Arrow's own time zone database may be absent (Windows), Python's is not.
@@ -155,7 +156,7 @@ def _localise(local: pa.Array, zone: str) -> pa.Array:
         return placed.cast(pa.timestamp("us", "UTC"))
     except pa.ArrowInvalid:
         tz = ZoneInfo(zone)
-        micros = [None if v is None else _micros(v, tz) for v in local.to_pylist()]
+        micros = [None if v is None else instant_of(v, tz) for v in local.to_pylist()]
         return pa.array(micros, pa.int64()).cast(pa.timestamp("us", "UTC"))
 
 
@@ -163,8 +164,9 @@ _EPOCH = dt.datetime(1970, 1, 1)
 _MICROSECOND = dt.timedelta(microseconds=1)
 
 
-def _micros(local: dt.datetime, tz: ZoneInfo) -> int:
-    """One local time to microseconds since the epoch, as :func:`_localise` does it for many."""
+def instant_of(local: dt.datetime, tz: ZoneInfo) -> int:
+    """A local wall-clock time to microseconds since 1970-01-01 UTC: in a fold the earlier one, in
+    a gap the next that exists, as for a column of them."""
     before, after = (local.replace(tzinfo=tz, fold=fold).utcoffset() for fold in (0, 1))
     assert before is not None
     assert after is not None
@@ -206,6 +208,17 @@ _TOKENS = {
 _PIECE = re.compile(r"'((?:[^']|'')*)'|([A-Za-z])\2*|.", re.DOTALL)
 
 
+def pieces(pattern: str) -> Iterator[tuple[str, str | None]]:
+    """The pieces of a Java pattern: runs of one letter, and what stands for itself, as its text and
+    (else ``None``) what it stands for."""
+    for piece in _PIECE.finditer(pattern):
+        text = piece.group(0)
+        if piece.group(1) is not None:
+            yield text, piece.group(1).replace("''", "'") or "'"
+        else:
+            yield text, text if piece.group(2) is None else None
+
+
 _PARTS = {"date": (True, False), "timestamp": (True, True), "time": (False, True)}
 """Whether a type has a day, and a clock."""
 
@@ -228,14 +241,11 @@ def iso_rewrite(pattern: str) -> tuple[str, str, bool] | None:
     """
     groups: dict[str, str] = {}
     expression = ""
-    for piece in _PIECE.finditer(pattern):
-        text = piece.group(0)
-        if piece.group(1) is not None:
-            expression += re.escape(piece.group(1).replace("''", "'") or "'")
-        elif text in "[]{}#'":  # optional sections, reserved letters, a quote without an end
+    for text, literal in pieces(pattern):
+        if text in "[]{}#'":  # optional sections, reserved letters, a quote without an end
             return None
-        elif piece.group(2) is None:
-            expression += re.escape(text)
+        if literal is not None:
+            expression += re.escape(literal)
         else:
             name, regex = _TOKENS.get(text) or (
                 ("fraction", f"([0-9]{{{len(text)}}})")
