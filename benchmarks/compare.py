@@ -32,7 +32,7 @@ FROM a FULL JOIN b USING (start, stop, page, event_type)
 """
 NORMAL = """
 SELECT epoch_us(window_start::TIMESTAMPTZ) AS start, epoch_us(window_end::TIMESTAMPTZ) AS stop,
-    page, event_type, events::BIGINT AS events, coalesce(revenue::DOUBLE, 0) AS revenue
+    {keys}, events::BIGINT AS events, coalesce(revenue::DOUBLE, 0) AS revenue
 FROM {source}
 """
 CSV = """
@@ -40,6 +40,9 @@ read_csv({files}, header = false, columns = {{'window_start': 'TIMESTAMPTZ',
     'window_end': 'TIMESTAMPTZ', 'page': 'VARCHAR', 'event_type': 'VARCHAR', 'events': 'BIGINT',
     'revenue': 'DOUBLE'}})
 """
+PAGES = "page, event_type"
+USERS = "user_id AS page, '' AS event_type"
+"""By what the groups of an output are told apart; sessions are of users."""
 EMPTY = """
 SELECT 0 AS start, 0 AS stop, '' AS page, '' AS event_type, 0 AS events, 0.0 AS revenue WHERE false
 """
@@ -93,12 +96,12 @@ def files(path: Path, suffix: str) -> list[Path]:
     )
 
 
-def normal(path: Path) -> str:
+def normal(path: Path, keys: str = PAGES) -> str:
     """A query for an output in the one form that is compared."""
     for suffix, reader in ((".parquet", "read_parquet({files})"), (".csv", CSV)):
         found = [str(p) for p in files(path, suffix)]
         if found:
-            return NORMAL.format(source=reader.format(files=found))
+            return NORMAL.format(source=reader.format(files=found), keys=keys)
     return EMPTY
 
 
@@ -111,9 +114,10 @@ def ask(query: str) -> tuple[Any, ...]:
     return row
 
 
-def compare(a: Path, b: Path) -> Comparison:
+def compare(a: Path, b: Path, keys: str = PAGES) -> Comparison:
     """How the aggregate at ``b`` differs from the one at ``a``."""
-    return Comparison(*map(int, ask(DIFFERENCE.format(a=normal(a), b=normal(b)))))
+    query = DIFFERENCE.format(a=normal(a, keys), b=normal(b, keys))
+    return Comparison(*map(int, ask(query)))
 
 
 def dead_letters(path: Path) -> int:

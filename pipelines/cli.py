@@ -11,11 +11,12 @@ from typing import NoReturn
 from . import exit_codes
 from .arguments import Parser, add_ingest
 from .job import JobError
+from .logs import say
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit code is one of :mod:`.exit_codes`."""
-    from . import contract_command, generate_command
+    from . import contract_command, files_command, gc_command, generate_command
 
     parser = Parser(
         prog="millstream",
@@ -31,8 +32,14 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
     )
     add_ingest(ingest)
-    contract_command.add_parser(commands)
-    generate_command.add_parser(commands)
+    others = {
+        "contract": contract_command,
+        "generate": generate_command,
+        "files": files_command,
+        "gc": gc_command,
+    }
+    for module in others.values():
+        module.add_parser(commands)
     try:
         arguments, beam_flags = parser.parse_known_args(argv)
         if arguments.command == "ingest":
@@ -41,13 +48,12 @@ def main(argv: list[str] | None = None) -> int:
             return run(arguments, beam_flags)
         if beam_flags:
             parser.error(f"unrecognized arguments: {' '.join(beam_flags)}")
-        runs = {"contract": contract_command.run, "generate": generate_command.run}
-        return runs[arguments.command](arguments)
+        return others[arguments.command].run(arguments)
     except JobError as error:
-        print(f"millstream: {error}", file=sys.stderr)
+        say(str(error), logging.ERROR)
         return exit_codes.USAGE
     except KeyboardInterrupt:
-        print("millstream: interrupted; run it again", file=sys.stderr)
+        say("interrupted; run it again", logging.ERROR)
         return exit_codes.FAILED
 
 

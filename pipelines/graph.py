@@ -1,13 +1,17 @@
-"""The main job as a Beam graph: read, parse, validate, write, aggregate, commit."""
+"""The main job as a Beam graph: from reading to committing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 
 from ..schemas.aggregate_spec import AggregateSpec
 from ..schemas.contract import Contract
+from ..schemas.steps import RecordStep
+from ..transforms import storage
 from ..transforms.aggregate import Aggregate
 from ..transforms.dead_letters import Origin
 from ..transforms.parse import Parse
@@ -16,21 +20,29 @@ from ..transforms.read.json_lines import ReadFromJsonLines
 from ..transforms.runs import RunRecord, RunStore
 from ..transforms.write.commit import CommitRun
 from ..transforms.write.destination import Output
+from ..transforms.write.files import live_files
 from ..transforms.write.stage import Stage
 from .job import Job
 
 RECORDS = "records"
 DEAD_LETTERS = "dead_letters"
+DUPLICATES = "duplicates"
 SHARDS = 4
 """Parts that an aggregate is merged in, where the job does not say."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A job made ready: everything the graph is built from. ``outputs`` are committed in order."""
+    """A job made ready: everything the graph is built from.
+
+    ``steps`` end with the one, if any, that adds the columns ``derived`` for the aggregates.
+    ``outputs`` are committed in order.
+    """
 
     job: Job
     contract: Contract
+    steps: tuple[RecordStep, ...]
+    derived: tuple[str, ...]
     aggregates: tuple[AggregateSpec, ...]
     plan: Plan
     store: RunStore
@@ -46,44 +58,155 @@ class Run:
         """
         return CommitRun(self.store, self.token, self.outputs, self.ledger.uri)
 
+    @property
+    def spill(self) -> str:
+        """The folder for what waits while keys are compared."""
+        staging = self.ledger.destination.staging
+        return storage.join(staging, self.token.run_id, "deduplicate")
+
 
 def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection[RunRecord]:
     """Put the job into a pipeline; gives its run record, once it has been committed."""
-    job, token = run.job, run.token
-    outputs = {output.name: output for output in run.outputs}
-    origin = Origin("", job.name, token.run_id).of(run.contract)
+    flow = _Flow(run)
+    records = _read(pipeline, run, flow)
+    if run.job.deduplicate != "no":
+        records = _deduplicated(records, run, flow)
+    for i, step in enumerate(run.steps):
+        records = _stepped(records, step, i, run, flow)
+    _write(records, run, flow)
+    for spec in run.aggregates:
+        _aggregate(records, spec, run, flow)
+    return tuple(flow.facts) | "Facts" >> beam.Flatten() | "CommitRun" >> run.commit()
 
-    read = pipeline | "Read" >> ReadFromJsonLines(
+
+class _Flow:
+    """Gathers what the commit waits for: tallies, and receipts of what is staged on the way."""
+
+    def __init__(self, run: Run) -> None:
+        self.facts: list[Any] = []
+        self._outputs = {output.name: output for output in run.outputs}
+        self._token = run.token
+        self.origin = Origin("", run.job.name, run.token.run_id).of(run.contract)
+
+    def stage(self, batches: Any, label: str, output: str, **options: Any) -> None:
+        """Stage batches for an output, if the job has it."""
+        if output in self._outputs:
+            stage = Stage(self._outputs[output], self._token, **options)
+            self.facts.append(batches | label >> stage)
+
+    def dead(self, stage: str, letters: Any) -> None:
+        """Stage a stage's own dead letters: brought together first, they would have to pass through
+        the runner, which on the local one is memory."""
+        self.stage(letters, f"StageDeadLettersOf{stage}", DEAD_LETTERS)
+
+
+def _read(pipeline: beam.Pipeline, run: Run, flow: _Flow) -> Any:
+    """Records that keep the contract."""
+    job = run.job
+    # A file refuses no row: only steps ask for a record's bytes again.
+    payload = bool(run.steps)
+    if job.format != "jsonl":
+        result = pipeline | "Read" >> _reader(run, payload, flow.origin._replace(stage="parse"))
+        flow.facts.append(result.tallies)
+        flow.dead("Read", result.dead_letters)
+        return result.records
+    lines = pipeline | "Read" >> ReadFromJsonLines(
         run.plan.inputs,
         max_record_bytes=job.max_record_bytes,
         compression=job.compression,
-        origin=origin._replace(stage="read"),
+        origin=flow.origin._replace(stage="read"),
     )
-    valid = read.records | "ParseAndValidate" >> Parse(
+    parsed = lines.records | "ParseAndValidate" >> Parse(
         run.contract,
         judge=True,
-        payload=False,  # files refuse no rows: nobody behind this asks for the bytes again
+        payload=payload,
         unknown_fields=job.unknown_fields,
-        origin=origin._replace(stage="parse"),
+        origin=flow.origin._replace(stage="parse"),
+    )
+    flow.facts.append(lines.tallies)
+    flow.dead("Read", lines.dead_letters)
+    flow.dead("Parse", parsed.dead_letters)
+    return parsed.records
+
+
+def _reader(run: Run, payload: bool, origin: Origin) -> beam.PTransform:
+    """What reads the job's format, where that is decoded as it is read."""
+    job = run.job
+    common: dict[str, Any] = {
+        "judge": True,
+        "payload": payload,
+        "unknown_fields": job.unknown_fields,
+        "origin": origin,
+    }
+    if job.format == "csv":
+        from ..transforms.read.csv import ReadFromCsv
+
+        return ReadFromCsv(
+            run.plan.inputs,
+            run.contract,
+            options=job.csv,
+            max_record_bytes=job.max_record_bytes,
+            compression=job.compression,
+            **common,
+        )
+    if job.format == "avro":
+        from ..transforms.read.avro import ReadFromAvro
+
+        return ReadFromAvro(
+            run.plan.inputs, run.contract, max_record_bytes=job.max_record_bytes, **common
+        )
+    from ..transforms.read.parquet import ReadFromParquet
+
+    return ReadFromParquet(
+        run.plan.inputs, run.contract, max_record_bytes=job.max_record_bytes, **common
     )
 
-    facts = [read.tallies]
-    # Each stage stages its own dead letters: brought together first, they would have to pass
-    # through the runner, which on the local one is memory.
-    for stage, result in (("Read", read), ("Parse", valid)):
-        letters = Stage(outputs[DEAD_LETTERS], token)
-        facts.append(result.dead_letters | f"StageDeadLettersOf{stage}" >> letters)
-    if RECORDS in outputs:
-        facts.append(valid.records | "StageRecords" >> Stage(outputs[RECORDS], token))
-    for spec in run.aggregates:
-        output = outputs[spec.name]
-        aggregated = valid.records | f"Aggregate_{spec.name}" >> Aggregate(
-            spec, shards=job.shards or SHARDS, contribution=str(token)
+
+def _deduplicated(records: Any, run: Run, flow: _Flow) -> Any:
+    from ..transforms.deduplicate import Deduplicate
+
+    taken = []
+    if run.job.deduplicate == "committed":
+        uri = next(output.uri for output in run.outputs if output.name == RECORDS)
+        taken = live_files(uri, except_run=run.token.run_id)
+    found = records | "Deduplicate" >> Deduplicate(
+        run.contract.primary_key,
+        event_time=run.contract.event_time,
+        spill=run.spill,
+        taken=taken,
+        shards=run.job.shards or SHARDS,
+    )
+    flow.facts.append(found.tallies)
+    flow.stage(found.duplicates, "StageDuplicates", DUPLICATES, keep_identity=True)
+    return found.records
+
+
+def _stepped(records: Any, step: RecordStep, i: int, run: Run, flow: _Flow) -> Any:
+    from ..transforms.step import Step
+
+    origin = flow.origin._replace(stage="step")
+    result = records | f"Step{i + 1}" >> Step(step, contract=run.contract, origin=origin)
+    flow.facts.append(result.tallies)
+    flow.dead(f"Step{i + 1}", result.dead_letters)
+    return result.records
+
+
+def _write(records: Any, run: Run, flow: _Flow) -> None:
+    if run.derived:
+        records = records | "DropDerived" >> beam.Map(_without, run.derived).with_output_types(
+            pa.RecordBatch
         )
-        states = Stage(output, token, part="states")
-        facts += [
-            aggregated.tallies,
-            aggregated.visible | f"StageVisible_{spec.name}" >> Stage(output, token),
-            aggregated.states | f"StageStates_{spec.name}" >> states,
-        ]
-    return tuple(facts) | "Facts" >> beam.Flatten() | "CommitRun" >> run.commit()
+    flow.stage(records, "StageRecords", RECORDS)
+
+
+def _without(batch: pa.RecordBatch, columns: tuple[str, ...]) -> pa.RecordBatch:
+    return batch.drop_columns(list(columns))
+
+
+def _aggregate(records: Any, spec: AggregateSpec, run: Run, flow: _Flow) -> None:
+    aggregated = records | f"Aggregate_{spec.name}" >> Aggregate(
+        spec, shards=run.job.shards or SHARDS, contribution=str(run.token)
+    )
+    flow.facts.append(aggregated.tallies)
+    flow.stage(aggregated.visible, f"StageVisible_{spec.name}", spec.name)
+    flow.stage(aggregated.states, f"StageStates_{spec.name}", spec.name, part="states")

@@ -17,13 +17,19 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 
 from ..schemas.contract import ContractError
+from ..schemas.csv_options import CsvOptions
 from ..schemas.documents import Document, read_document
 from ..schemas.problems import did_you_mean, list_names
+from .logs import LogFormat
 
 
 class JobError(ValueError):
     """A job that cannot be run as it is written. The message names the file, the line or the flag,
     what was expected, and the nearest right name."""
+
+
+Format = Literal["auto", "jsonl", "csv", "avro", "parquet"]
+"""Formats of input."""
 
 
 class AggregateJob(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -36,6 +42,15 @@ class AggregateJob(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     output: str
 
 
+class StepJob(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """One step between the contract and the outputs: ``sql`` or ``python``."""
+
+    sql: str | None = None
+    python: str | None = None
+    over: Literal["batch", "row"] = "batch"
+    adds: dict[str, str] = {}
+
+
 class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A job. What is annotated to a key's type is the help text of its flag."""
 
@@ -43,15 +58,32 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     contract: Annotated[str, "ODCS 3.x document that says what a record must be"]
     schema: Annotated[str | None, "the schema object of the contract, where it has several"] = None
     input: Annotated[list[str], "files to read: names or patterns; * ? [..] and ** are wildcards"]
-    format: Annotated[Literal["jsonl"], "format of the input"] = "jsonl"
-    compression: Annotated[Literal["auto", "gzip", "none"], "auto: by the file name's ending"] = (
-        "auto"
+    format: Annotated[
+        Format,
+        "format of the input; auto: by the file names' ending, else jsonl",
+    ] = "auto"
+    csv: Annotated[CsvOptions, "how CSV input is written, as YAML: delimiter, quote, header, …"] = (
+        CsvOptions()
     )
+    compression: Annotated[
+        Literal["auto", "gzip", "bzip2", "zstd", "xz", "none"], "auto: by the file names' ending"
+    ] = "auto"
+    deduplicate: Annotated[
+        Literal["no", "run", "committed"],
+        "records of one primary key: let all pass, keep the first of the run, or keep none that "
+        "another run has committed to the output",
+    ] = "no"
+    steps: Annotated[
+        list[StepJob], "what happens to records before they are written, as YAML: sql, python"
+    ] = []
     output: Annotated[
-        str | None, "where records go, as parquet:DIR or jsonl:DIR; may be left out"
+        str | None, "where records go, as parquet:DIR (jsonl:, csv:, avro:); may be left out"
     ] = None
-    dead_letters: Annotated[str, "where dead letters go, as jsonl:DIR or parquet:DIR"]
-    ledger: Annotated[str, "where the ledger and the run records go, as jsonl:DIR or parquet:DIR"]
+    dead_letters: Annotated[str, "where dead letters go, as jsonl:DIR"]
+    duplicates: Annotated[
+        str | None, "where duplicates go, as parquet:DIR; else they are counted only"
+    ] = None
+    ledger: Annotated[str, "where the ledger and the run records go, as jsonl:DIR"]
     aggregates: Annotated[list[AggregateJob], "windowed aggregates, as YAML"] = []
     event_time: Annotated[
         str | None, "the field that holds the event time; else the contract's"
@@ -64,6 +96,8 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     reprocess: Annotated[bool, "read input that another run has committed already"] = False
     allow_no_input: Annotated[bool, "a pattern that matches no file is no error"] = False
     wait: Annotated[float, "seconds to wait while another run of the job holds its lock"] = 0.0
+    progress: Annotated[bool, "show on a terminal how far a local run is"] = True
+    log_format: Annotated[LogFormat, "how messages and logs are written to standard error"] = "text"
     shards: Annotated[
         int | None, "files that an aggregate is written to; else 1 on the local runner, 4 elsewhere"
     ] = None
@@ -78,7 +112,9 @@ KEYS: dict[str, Any] = get_type_hints(Job, include_extras=True)
 REQUIRED = tuple(f.name for f in msgspec.structs.fields(Job) if f.required)
 
 _PATHS = {"contract", "input"}
-_URIS = {"output", "dead_letters", "ledger"}
+_URIS = {"output", "dead_letters", "duplicates", "ledger"}
+_YAML = {"aggregates", "steps", "csv"}
+"""Keys whose flags hold YAML."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +191,7 @@ def _placed(key: str, value: Any, base: str) -> Any:
     """The value with its relative paths made relative to the working directory."""
     if key == "input" and isinstance(value, str):
         value = [value]
-    if key == "output" and value == "":
+    if key in ("output", "duplicates") and value == "":
         return None
     if not base:
         return value
@@ -200,9 +236,14 @@ def _checked(values: dict[str, Any], places: Places) -> Job:
         at = ("aggregates", i, "name")
         if aggregate.name in names:
             raise places.error(at, f"two aggregates are named {aggregate.name!r}")
-        if aggregate.name in ("records", "dead_letters", "ledger"):
+        if aggregate.name in ("records", "dead_letters", "duplicates", "ledger"):
             raise places.error(at, f"the name {aggregate.name!r} is taken; choose another")
         names.add(aggregate.name)
+    for i, step in enumerate(job.steps):
+        if (step.sql is None) == (step.python is None):
+            raise places.error(("steps", i), "expected sql or python, one of them")
+        if step.sql is not None and (step.adds or step.over != "batch"):
+            raise places.error(("steps", i), "over and adds belong to python steps")
     return job
 
 
@@ -229,18 +270,31 @@ def _explained(error: msgspec.ValidationError, values: dict[str, Any], places: P
         for step in steps:
             inside = inside[step]
         steps.append(next(k for k, v in inside.items() if not isinstance(v, str)))
-    names = AggregateJob.__struct_fields__ if steps[:1] == ["aggregates"] else ()
+    names = _PARTS[str(steps[0])].__struct_fields__ if steps and steps[0] in _PARTS else ()
     if unknown := _UNKNOWN_FIELD.match(said):
         steps.append(unknown[1])
         said = f"no such key: {unknown[1]}{did_you_mean(unknown[1], names)}"
     elif missing := _MISSING_FIELD.match(said):
         said = f"{missing[1]} is not given"
     elif said.startswith("Invalid enum value"):
-        key = str(steps[0])
-        said = _not_among(values[key], get_args(KEYS[key].__origin__))
+        kind: Any = KEYS[str(steps[0])].__origin__
+        given: Any = values
+        for step in steps:
+            given = given[step]
+        if len(steps) > 1:
+            kind = get_type_hints(_PARTS[str(steps[0])])[str(steps[-1])]
+        said = _not_among(given, get_args(kind))
     else:
         said = re.sub(r"`(.*?)`", lambda m: _in_words(m[1]), said[0].lower() + said[1:])
     return places.error(steps, said)
+
+
+_PARTS: dict[str, type[msgspec.Struct]] = {
+    "aggregates": AggregateJob,
+    "steps": StepJob,
+    "csv": CsvOptions,
+}
+"""Key → what it is, or is a list of."""
 
 
 def _in_words(kinds: str) -> str:
@@ -257,8 +311,8 @@ def flag_value(key: str) -> Callable[[str], Any]:
     choices = get_args(kind)
 
     def read(text: str) -> Any:
-        if key == "aggregates":
-            return _aggregates_value(text)
+        if key in _YAML:
+            return _yaml_value(key, text)
         if choices and all(isinstance(c, str) for c in choices):
             if text not in choices:
                 raise ValueError(_not_among(text, choices))
@@ -278,11 +332,11 @@ def flag_value(key: str) -> Callable[[str], Any]:
     return read
 
 
-def _aggregates_value(text: str) -> Any:
+def _yaml_value(key: str, text: str) -> Any:
     try:
         # indented, so that a list that begins at the margin belongs to the key
-        document = read_document("aggregates:\n" + indent(text, " "), "")
+        document = read_document(f"{key}:\n" + indent(text, " "), "")
     except ContractError as error:
         line, _, said = str(error).removeprefix(":").partition(": ")
         raise ValueError(f"line {int(line) - 1}: {said}") from None
-    return document.value["aggregates"] or []
+    return document.value[key] or ([] if key != "csv" else {})

@@ -10,7 +10,6 @@ import gc
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,11 +19,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..schemas.contract import Contract, ContractError
+from ..transforms import storage
 from ..transforms.plan import InputFile, Plan, PlanError
 from ..transforms.storage import StorageError
-from . import exit_codes, runners
+from . import exit_codes, logs, progress, runners
 from .arguments import job_flags
-from .job import KEYS, Job, JobError, Places, load_job
+from .job import KEYS, Format, Job, JobError, Places, load_job
+from .logs import ERROR, WARNING, say
 
 if TYPE_CHECKING:
     import argparse
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from ..transforms.runs import RunRecord
     from ..transforms.write.destination import Output, OutputKind
     from .graph import Run
+    from .steps import Steps
 
 _HELP_FROM_BYTES = 32 << 20
 """Input below this is decoded sooner than helpers have started."""
@@ -55,7 +57,9 @@ def run(arguments: argparse.Namespace, beam_flags: list[str]) -> int:
 def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float) -> int:
     try:
         job, places = load_job(arguments.job, job_flags(arguments))
+        logs.use(job.log_format)
         contract = _contract(job)
+        storage.use_options(beam_flags)
         inputs = tuple(_inputs(job, places))
     except JobError:
         # what is missing may be what a misspelt flag was to say
@@ -65,16 +69,18 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
     if runners.is_single_process(flags):
         runners.keep_freed_memory()
         job = msgspec.structs.replace(job, shards=job.shards or 1)  # nobody shares the work
+    job = msgspec.structs.replace(job, format=input_format(job, inputs, places))
     if count := _helper_count(job, inputs, flags):
         from ..transforms.decoding import attach_helpers
 
         with _interrupts_are_for_us_alone():
             attach_helpers(contract, job.unknown_fields, count, judge=True)
     try:
-        aggregates = tuple(_aggregates(job, contract, places))
+        steps = _steps(job, contract, places)
+        aggregates = tuple(_aggregates(job, steps.contract, places))
         if beam_flags:
             runners.refuse_unknown(flags, job_flag_names())
-        run = _prepared(job, contract, aggregates, inputs, places)
+        run = _prepared(job, contract, steps, aggregates, inputs, places)
         return _run(run, flags, started)
     except PlanError as error:
         raise JobError(str(error)) from None
@@ -114,6 +120,43 @@ def _contract(job: Job) -> Contract:
         raise JobError(str(error)) from None
 
 
+def _steps(job: Job, contract: Contract, places: Places) -> Steps:
+    from .steps import open_steps
+
+    if job.deduplicate != "no" and not contract.primary_key:
+        raise places.error(("deduplicate",), f"the contract {contract.name} has no primary key")
+    if job.duplicates and job.deduplicate == "no":
+        raise places.error(("duplicates",), "nothing is a duplicate without deduplicate: run")
+    if job.deduplicate == "committed" and not (job.output or "").startswith("parquet:"):
+        said = "committed keys are read from Parquet: the job needs output: parquet:DIR"
+        raise places.error(("deduplicate",), said)
+    return open_steps(job, contract, places)
+
+
+_ENDINGS: dict[str, Format] = {"csv": "csv", "tsv": "csv", "avro": "avro", "parquet": "parquet"}
+
+
+def input_format(job: Job, inputs: tuple[InputFile, ...], places: Places) -> Format:
+    """The format of the input: the job's, or what the names of its files say.
+
+    Raises:
+        JobError: they say several things.
+    """
+    if job.format != "auto":
+        return job.format
+    found: dict[Format, str] = {}
+    for file in inputs:
+        name = file.source.lower()
+        for ending in (".gz", ".bz2", ".zst", ".zstd", ".xz"):
+            name = name.removesuffix(ending)
+        found.setdefault(_ENDINGS.get(name.rpartition(".")[2], "jsonl"), file.source)
+    if len(found) > 1:
+        (one, first), (other, second) = list(found.items())[:2]
+        said = f"{first} looks like {one}, {second} like {other}: read each with a job of its own"
+        raise places.error(("input",), f"{said}, or say format")
+    return next(iter(found)) if found else "jsonl"
+
+
 def _aggregates(job: Job, contract: Contract, places: Places) -> list[AggregateSpec]:
     from ..schemas.aggregate_spec import aggregate_spec
     from ..schemas.metric_functions import AggregateError
@@ -147,7 +190,7 @@ def _inputs(job: Job, places: Places) -> list[InputFile]:
 
 
 def _helper_count(job: Job, inputs: tuple[InputFile, ...], flags: list[str]) -> int:
-    if not runners.is_single_process(flags):
+    if job.format != "jsonl" or not runners.is_single_process(flags):
         return 0
     if job.helpers is not None:
         return max(job.helpers, 0)
@@ -159,6 +202,7 @@ def _helper_count(job: Job, inputs: tuple[InputFile, ...], flags: list[str]) -> 
 def _prepared(
     job: Job,
     contract: Contract,
+    steps: Steps,
     aggregates: tuple[AggregateSpec, ...],
     inputs: tuple[InputFile, ...],
     places: Places,
@@ -168,27 +212,102 @@ def _prepared(
     from ..transforms.runs import RunStore
     from ..transforms.write.destination import DestinationError
     from .graph import Run
+    from .steps import derive
 
-    outputs, ledger = _outputs(job, places)
+    outputs, ledger = job_outputs(job, places)
     plan = _plan(job, contract, inputs, outputs)
     try:
         token = plan.token(job.run_id)
     except PlanError as error:
         raise places.error(("run_id",), str(error)) from None
-    store = RunStore(ledger.destination.home)
-    run = Run(job, contract, aggregates, plan, store, token, tuple(outputs), ledger)
+    derived = derive(aggregates, steps.schema)
+    run = Run(
+        job=job,
+        contract=contract,
+        steps=(*steps.steps, derived) if derived else steps.steps,
+        derived=tuple(n for n in derived.schema.names if n not in steps.schema.names)
+        if derived
+        else (),
+        aggregates=aggregates,
+        plan=plan,
+        store=RunStore(ledger.destination.home),
+        token=token,
+        outputs=tuple(outputs),
+        ledger=ledger,
+    )
     try:
         run.commit()
     except DestinationError as error:
         raise places.error_of_all(str(error)) from None
+    _check_outputs(run, steps, places)
+    if job.deduplicate == "committed":
+        _check_committed_keys(run, steps, places)
     return run
 
 
-def _outputs(job: Job, places: Places) -> tuple[list[Output], Output]:
-    """What is committed, in this order, and the ledger."""
+def _check_committed_keys(run: Run, steps: Steps, places: Places) -> None:
+    """See that the files of the output will hold the primary key, for later runs to find.
+
+    Raises:
+        JobError: they will not.
+    """
+    from ..schemas.arrow import arrow_type
+    from .graph import RECORDS
+
+    (output,) = [output for output in run.outputs if output.name == RECORDS]
+    layout = output.destination.layout
+    in_folders = {p.column for p in layout.partition_by if not p.function} if layout else set()
+    for name in run.contract.primary_key:
+        if name in in_folders:
+            said = f"the output is partitioned by {name}, so that its files do not hold the key"
+        elif name not in steps.schema.names or steps.schema.field(name).type != arrow_type(
+            run.contract.field(name)
+        ):
+            said = f"the steps do not leave {name}, a field of the key, as it is"
+        else:
+            continue
+        raise places.error(("deduplicate",), f"committed keys cannot be compared: {said}")
+
+
+def _check_outputs(run: Run, steps: Steps, places: Places) -> None:
+    """Have every destination look at the columns that it will get.
+
+    Raises:
+        JobError: one cannot write them.
+    """
+    import pyarrow as pa
+
+    from ..schemas import dead_letters
+    from ..schemas.arrow import IDENTITY, batch_schema
+    from ..schemas.states import visible_schema
+    from ..transforms.write.destination import DestinationError
+    from .graph import DEAD_LETTERS, DUPLICATES, RECORDS
+
+    fields = [field for field in steps.schema if field.name not in IDENTITY]
+    schemas: dict[str, tuple[pa.Schema, tuple[str | int, ...]]] = {
+        RECORDS: (pa.schema(fields), ("output",)),
+        DUPLICATES: (batch_schema(run.contract), ("duplicates",)),
+        DEAD_LETTERS: (dead_letters.SCHEMA, ("dead_letters",)),
+    }
+    for i, spec in enumerate(run.aggregates):
+        schemas[spec.name] = (visible_schema(spec), ("aggregates", i, "output"))
+    for output in run.outputs:
+        schema, place = schemas[output.name]
+        try:
+            output.destination.check(schema)
+        except DestinationError as error:
+            raise places.error(place, str(error)) from None
+
+
+def job_outputs(job: Job, places: Places) -> tuple[list[Output], Output]:
+    """What is committed, in this order, and the ledger.
+
+    Raises:
+        JobError: a destination cannot be used.
+    """
     from ..transforms.write.commit import LEDGER
     from ..transforms.write.destination import DestinationError, Output
-    from .graph import DEAD_LETTERS, RECORDS
+    from .graph import DEAD_LETTERS, DUPLICATES, RECORDS
 
     def output(name: str, uri: str, kind: OutputKind, *steps: str | int) -> Output:
         try:
@@ -199,6 +318,8 @@ def _outputs(job: Job, places: Places) -> tuple[list[Output], Output]:
             raise places.error((*steps[:-1], "name"), str(error)) from None
 
     found = [output(RECORDS, job.output, "records", "output")] if job.output else []
+    if job.duplicates:
+        found.append(output(DUPLICATES, job.duplicates, "side", "duplicates"))
     for i, a in enumerate(job.aggregates):
         found.append(output(a.name, a.output, "aggregates", "aggregates", i, "output"))
     found.append(output(DEAD_LETTERS, job.dead_letters, "dead_letters", "dead_letters"))
@@ -236,8 +357,25 @@ def _plan(
             "compression": job.compression,
             "unknown_fields": job.unknown_fields,
             "max_record_bytes": str(job.max_record_bytes),
+            **_widening(job, uris),
         },
     )
+
+
+def _widening(job: Job, uris: dict[str, str]) -> dict[str, str]:
+    """Settings of what a job need not have: those it has not leave its plan's digest alone."""
+    from .graph import DUPLICATES
+
+    settings = {}
+    if job.deduplicate != "no":
+        settings["deduplicate"] = job.deduplicate
+    if DUPLICATES in uris:
+        settings["duplicates"] = uris[DUPLICATES]
+    if job.steps:
+        settings["steps"] = msgspec.json.encode(job.steps).decode()
+    if job.format == "csv":
+        settings["csv"] = msgspec.json.encode(job.csv).decode()
+    return settings
 
 
 def _run(run: Run, flags: list[str], started: float) -> int:
@@ -247,6 +385,7 @@ def _run(run: Run, flags: list[str], started: float) -> int:
     from ..transforms.write.destination import CommitConflict
 
     job, store = run.job, run.store
+    logs.of_run(run.token.run_id)
     try:
         with store.lock(run.token.run_id, wait_seconds=job.wait) as lock:
             while True:
@@ -254,17 +393,17 @@ def _run(run: Run, flags: list[str], started: float) -> int:
                 if decision.kind != "resume":
                     break
                 assert decision.prepared is not None
-                _say(f"completing what run {decision.token.run_id} had prepared")
+                say(f"completing what run {decision.token.run_id} had prepared")
                 complete(store, decision.prepared, check=lock.check)
             if decision.kind == "done":
                 assert decision.record is not None
-                _say(f"run {decision.token.run_id} has been committed already: nothing to do")
+                say(f"run {decision.token.run_id} has been committed already: nothing to do")
                 return _report(run, decision.record)
             if decision.kind == "replace":
-                _say(f"run {decision.token.run_id} holds another plan, which this one replaces")
+                say(f"run {decision.token.run_id} holds another plan, which this one replaces")
             return _execute(run, flags, started)
     except (AlreadyCommitted, Locked) as error:
-        print(f"millstream: {error}", file=sys.stderr)
+        say(str(error), ERROR)
         return exit_codes.REFUSED
     except (CommitConflict, LockLost) as error:
         return _fail(str(error))
@@ -281,13 +420,24 @@ def _execute(run: Run, flags: list[str], started: float) -> int:
     try:
         pipeline = beam.Pipeline(options=PipelineOptions(flags))
         build(pipeline, run)
-        state = pipeline.run().wait_until_finish()
+        with progress.shown(sum(f.size for f in run.plan.inputs), wanted=run.job.progress):
+            state = pipeline.run().wait_until_finish()
     except Exception as error:
         return _explain_failure(run, error, started)
+    finally:
+        if run.job.deduplicate != "no":
+            _clear_spill(run)
     record = run.store.record(run.token)
     if record is None or record.status != "committed":
         return _fail(record.error if record else f"the runner ended the job as {state}")
     return _report(run, record, started)
+
+
+def _clear_spill(run: Run) -> None:
+    """Delete what waited while keys were compared: no restart reads it."""
+    with suppress(StorageError):
+        storage.delete_folder(run.spill)
+        storage.delete_folder(os.path.dirname(run.spill))
 
 
 def _explain_failure(run: Run, error: Exception, started: float) -> int:
@@ -297,11 +447,11 @@ def _explain_failure(run: Run, error: Exception, started: float) -> int:
         clear_staging(run.store, run.token, run.outputs)
     record = run.store.record(run.token)
     if record is not None and record.status == "failed":
-        print(f"millstream: {record.error}", file=sys.stderr)
+        say(record.error, ERROR)
         return exit_codes.UNBALANCED
     message = runners.root_message(error)
     if record is not None:
-        _say(f"committed, although the runner failed afterwards: {message}")
+        say(f"committed, although the runner failed afterwards: {message}")
         return _report(run, record, started)
     if message.startswith("KeyboardInterrupt"):  # Beam makes another exception of it
         raise KeyboardInterrupt from None
@@ -324,17 +474,14 @@ def _report(run: Run, record: RunRecord, started: float | None = None) -> int:
         f"at {record.finished_at}" if started is None else f"in {time.monotonic() - started:.1f} s"
     )
     print(f"run {record.run_id}: {record.status} {when}")
+    logs.event(f"{record.status} {when}", rows=record.rows, ledger=record.ledger)
     if not record.unreadable:
         return exit_codes.OK
     for region in record.unreadable:
-        print(f"millstream: could not be read to its end: {region}", file=sys.stderr)
+        say(f"could not be read to its end: {region}", WARNING)
     return exit_codes.INCOMPLETE
 
 
-def _say(message: str) -> None:
-    print(f"millstream: {message}", file=sys.stderr)
-
-
 def _fail(message: str) -> int:
-    print(f"millstream: the run failed: {message}", file=sys.stderr)
+    say(f"the run failed: {message}", ERROR)
     return exit_codes.FAILED

@@ -6,12 +6,12 @@ import ctypes
 import logging
 import os
 import re
-import sys
 from contextlib import suppress
 from typing import NoReturn
 
 from ..schemas.problems import did_you_mean
 from .job import JobError
+from .logs import say
 
 LOCAL = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 """Beam's local batch runner by its own name. ``DirectRunner`` is a switch that may download Prism,
@@ -38,7 +38,7 @@ def chosen(flags: list[str]) -> list[str]:
             "use --runner=PrismRunner"
         )
     if named.lower() == "directrunner":
-        print("millstream: DirectRunner: running on Beam's FnApiRunner", file=sys.stderr)
+        say("DirectRunner: running on Beam's FnApiRunner")
     return [f"--runner={LOCAL}", *rest]
 
 

@@ -5,22 +5,29 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
-import msgspec
 import pyarrow as pa
 
 from .arrow import IDENTITY, arrow_type
 from .contract import Contract, Field
 from .metric_functions import AggregateError, Function
-from .metrics import FUNCTIONS, Metric, find_field, metric_field, parse_metric
-from .problems import did_you_mean, list_names
+from .metrics import (
+    Metric,
+    derived_column,
+    find_field,
+    is_expression,
+    metric_field,
+    parse_metric,
+)
+from .problems import list_names
+from .windows import Session, Window, parse_window
 
 # Columns of states and of results besides keys and metrics, which may not take their names.
 SLICE_START = "slice_start"
 CONTRIBUTION = "contribution"
 ROWS = "rows"
+SESSION_END = "session_end"
 WINDOW_START = "window_start"
 WINDOW_END = "window_end"
 
@@ -42,15 +49,24 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class NamedMetric:
-    """A metric under its name in the results; ``field`` is none for ``count()``."""
+    """A metric under its name in the results; ``field`` is none for ``count()``.
+
+    ``expression``: what the metric is of, if that is no field of the contract's.
+    """
 
     name: str
     metric: Metric
     field: Field | None
+    expression: str | None = None
 
     @property
     def function(self) -> Function:
-        return FUNCTIONS[self.metric.function]
+        return self.metric.computed_by
+
+    @property
+    def column(self) -> str | None:
+        """The dotted path of the values in a batch of records."""
+        return derived_column(self.expression) if self.expression else self.metric.field
 
     @property
     def parts(self) -> dict[str, pa.DataType]:
@@ -67,22 +83,26 @@ class NamedMetric:
 
 @dataclass(frozen=True, slots=True)
 class AggregateSpec:
-    """What to aggregate: fixed UTC windows ``[start, end)`` of ``window_us`` microseconds, aligned
-    to 1970-01-01, over the times in the column ``event_time``."""
+    """What to aggregate, in windows over the times in the column ``event_time``."""
 
     name: str
-    window_us: int
+    window: Window
     event_time: str
     keys: tuple[Key, ...]
     metrics: tuple[NamedMetric, ...]
+
+    @property
+    def derived(self) -> dict[str, str]:
+        """Columns that batches of records must have besides the contract's: name → the SQL
+        expression over the record that their values are of."""
+        return {m.column: m.expression for m in self.metrics if m.column and m.expression}
 
     def described(self) -> dict[str, Any]:
         """The specification as JSON values, as state files carry it."""
         keys = [{"name": k.name, "path": k.path, "type": str(k.type)} for k in self.keys]
         return {
             "name": self.name,
-            "window_us": self.window_us,
-            "slice_us": self.window_us,  # windows that overlap will be made of narrower slices
+            **self.window.described(),
             "event_time": self.event_time,
             "keys": keys,
             "metrics": [{"name": m.name, "metric": str(m.metric)} for m in self.metrics],
@@ -101,7 +121,7 @@ def aggregate_spec(
 
     Args:
         name: of the aggregate and its output.
-        window: ``{"fixed": "1m"}``; see :func:`parse_duration`.
+        window: such as ``{"fixed": "1m"}``, as :func:`.windows.parse_window` reads it.
         by: dotted paths of the fields to group by; in results ``.`` becomes ``_``. May be empty.
         metrics: name → metric, as :func:`.metrics.parse_metric` reads it.
         contract: of the records.
@@ -118,49 +138,13 @@ def aggregate_spec(
         raise AggregateError("metrics: expected at least one, such as events: count()")
     spec = AggregateSpec(
         name=name,
-        window_us=_window_us(window),
+        window=parse_window(window),
         event_time=contract.event_time,
         keys=tuple(_key(path, contract) for path in by),
         metrics=tuple(_metric(name, text, contract) for name, text in metrics.items()),
     )
     _refuse_clashes(spec)
     return spec
-
-
-def _window_us(window: Mapping[str, Any]) -> int:
-    if not isinstance(window, Mapping) or not window:
-        raise AggregateError(f"window: expected fixed: and a duration, got {window!r}")
-    for key in window:
-        if key != "fixed":
-            hint = did_you_mean(str(key), ["fixed"])
-            raise AggregateError(f"window: no such kind: {key!r}{hint or '; expected fixed'}")
-    return parse_duration(window["fixed"], "window.fixed")
-
-
-_UNITS = {"ms": 10**3, "s": 10**6, "m": 60 * 10**6, "h": 3600 * 10**6, "d": 86400 * 10**6}
-_DURATION = re.compile(r"(\d+)\s*(ms|s|m|h|d)")
-_LONGEST_US = 100_000 * _UNITS["d"]
-
-
-def parse_duration(text: Any, place: str) -> int:
-    """Microseconds of a duration such as ``30s``, ``1m``, ``2h``, ``1d``, ``500ms`` or ``PT1M``.
-
-    Raises:
-        AggregateError: not a duration, not positive, or above 100,000 days; the message begins
-            with ``place``.
-    """
-    us = 0
-    if isinstance(text, str) and (match := _DURATION.fullmatch(text.strip())):
-        us = int(match[1]) * _UNITS[match[2]]
-    elif isinstance(text, str) and text.startswith("P"):
-        try:
-            us = msgspec.convert(text, timedelta) // timedelta(microseconds=1)
-        except msgspec.ValidationError:
-            us = 0
-    if not 0 < us <= _LONGEST_US:
-        expected = "expected a duration such as 30s, 1m, 2h, 1d or PT1M, at most 100000d"
-        raise AggregateError(f"{place}: {expected}, got {text!r}")
-    return us
 
 
 def _key(path: str, contract: Contract) -> Key:
@@ -179,9 +163,11 @@ def _metric(name: str, text: str, contract: Contract) -> NamedMetric:
         raise AggregateError(f"metrics: {name!r} is no name: use letters, digits and _")
     try:
         metric = parse_metric(text)
-        return NamedMetric(name, metric, metric_field(metric, contract))
+        field = metric_field(metric, contract)
     except AggregateError as error:
         raise AggregateError(f"metrics.{name}: {error}") from None
+    derived = metric.field is not None and is_expression(metric.field, contract)
+    return NamedMetric(name, metric, field, metric.field if derived else None)
 
 
 def _refuse_clashes(spec: AggregateSpec) -> None:
@@ -189,6 +175,8 @@ def _refuse_clashes(spec: AggregateSpec) -> None:
     visible: dict[str, str] = dict.fromkeys((WINDOW_START, WINDOW_END), "is taken")
     taken = dict(visible)
     taken.update(dict.fromkeys((SLICE_START, CONTRIBUTION, ROWS, *IDENTITY), "is taken"))
+    if isinstance(spec.window, Session):
+        taken[SESSION_END] = "is taken"
     for key in spec.keys:
         lower = key.name.lower()
         if clash := taken.get(lower):

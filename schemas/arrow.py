@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.types as pt
 
-from .contract import Contract, Field
+from .contract import Contract, Field, LogicalType
 
 SOURCE = "_source"
 """Where a record came from (a file's URI): dictionary<int32, string>, one value a batch."""
@@ -26,7 +27,7 @@ IDENTITY_FIELDS = (
 PAYLOADS = pa.schema(IDENTITY_FIELDS)
 """Raw records, as sources give them and Parse takes them."""
 
-_SCALARS: dict[str, pa.DataType] = {
+_SCALARS: dict[LogicalType, pa.DataType] = {
     "string": pa.string(),
     "boolean": pa.bool_(),
     "date": pa.date32(),
@@ -53,6 +54,33 @@ def arrow_type(field: Field) -> pa.DataType:
             return pa.list_(pa.field("item", arrow_type(field.items)))
         case scalar:
             return _SCALARS[scalar]
+
+
+def field_of_arrow(name: str, type: pa.DataType) -> Field:
+    """The field whose values an Arrow type holds: what :func:`arrow_type` was given.
+
+    Raises:
+        TypeError: no field's values are held by it. The message is ``of the Arrow type …, …``.
+    """
+    field = _field_like(name, type)
+    if field is None or arrow_type(field) != type:
+        raise TypeError(f"of the Arrow type {type}, which is no type of a contract's fields")
+    return field
+
+
+def _field_like(name: str, type: pa.DataType) -> Field | None:
+    """A field of about this type."""
+    if pt.is_integer(type):
+        return Field(name, "integer", storage=str(type))
+    if pt.is_floating(type):
+        return Field(name, "number", storage="float32" if pt.is_float32(type) else "float64")
+    if pt.is_decimal(type):
+        return Field(name, "decimal", precision=type.precision, scale=type.scale)
+    if pt.is_struct(type):
+        return Field(name, "object", fields=tuple(field_of_arrow(f.name, f.type) for f in type))
+    if pt.is_list(type):
+        return Field(name, "array", items=field_of_arrow("item", type.value_type))
+    return next((Field(name, said) for said, held in _SCALARS.items() if held == type), None)
 
 
 def arrow_field(field: Field) -> pa.Field:

@@ -6,7 +6,7 @@ never renamed or given another meaning.
 
 from enum import StrEnum
 
-VERSION = 1
+VERSION = 2
 
 
 class Code(StrEnum):
@@ -44,3 +44,5 @@ class Code(StrEnum):
     """An array or object with too few, too many, or (``uniqueItems``) repeated entries."""
     UNKNOWN_FIELD = "UNKNOWN_FIELD"
     """A field that the contract does not name, where the job rejects such."""
+    STEP = "STEP"
+    """A step of the job failed on this record; the message names the exception."""

@@ -103,8 +103,11 @@ def _event_times(
 
 def is_doubtful(violation: Violation, wrong: set[str]) -> bool:
     """Whether a rule may only seem broken because of values that are wrong at the ``wrong`` paths
-    and so have become null: wrong items are alike then, and wrong properties missing."""
+    and so have become null, with or without what is around them: wrong items are alike then, and
+    wrong properties missing."""
     path, code, message = violation.field, violation.code, violation.message
+    if code is Code.REQUIRED:
+        return path in wrong or any(place.startswith((f"{path}.", f"{path}[")) for place in wrong)
     if code is not Code.ITEMS or "at most" in message:
         return path in wrong
     inside = path + ("[" if DIFFERING in message else ".")

@@ -117,10 +117,16 @@ def _lists(values: list[Any], to: pa.DataType, build: Callable[[list[Any]], pa.A
     return pa.ListArray.from_arrays(pa.array(offsets), items, type=to, mask=nulls)
 
 
-def convert(column: pa.Array, field: Field) -> tuple[pa.Array, list[Misfit]]:
-    """A storage column as the contract's type; misfits become null and are listed."""
+def convert(
+    column: pa.Array, field: Field, at: Paths | None = None
+) -> tuple[pa.Array, list[Misfit]]:
+    """A storage column as the contract's type; misfits become null and are listed.
+
+    Args:
+        at: where its elements are; by default it is a column of whole records.
+    """
     misfits: list[Misfit] = []
-    return _convert(column, field, Paths.of(field.name), misfits), misfits
+    return _convert(column, field, at or Paths.of(field.name), misfits), misfits
 
 
 def needs_conversion(field: Field) -> bool:

@@ -125,7 +125,7 @@ def _walk_object(
         inner = value.get(field.name)
         if inner is not None:
             path = prefix + field.name
-            cleaned[field.name] = _walk(inner, field, path, reject_unknown, refuse)
+            cleaned[field.name] = walk(inner, field, path, reject_unknown, refuse)
     if reject_unknown:
         names = {f.name for f in fields}
         for name in value:
@@ -135,7 +135,8 @@ def _walk_object(
     return cleaned
 
 
-def _walk(value: Any, field: Field, path: str, reject_unknown: bool, refuse: Refuse) -> Any:
+def walk(value: Any, field: Field, path: str, reject_unknown: bool, refuse: Refuse) -> Any:
+    """The well-typed part of a decoded value, which is not null; what is not is refused."""
     kind = type(value)
     if kind not in _ACCEPTED[field.type]:
         message = f"expected {_EXPECTED[field.type]}, got {_NAMES[kind]}"
@@ -149,7 +150,7 @@ def _walk(value: Any, field: Field, path: str, reject_unknown: bool, refuse: Ref
         case "array":
             assert field.items is not None
             return [
-                None if v is None else _walk(v, field.items, f"{path}[{i}]", reject_unknown, refuse)
+                None if v is None else walk(v, field.items, f"{path}[{i}]", reject_unknown, refuse)
                 for i, v in enumerate(value)
             ]
         case "integer":

@@ -1,7 +1,11 @@
 """What the functions of metrics have in common: groups of rows, states, errors.
 
-A function never sees a window or a key, only :class:`Groups`. Counts, integers, decimals, minimum
-and maximum are exact in any order of rows and merges; sums and means of floats up to rounding.
+A function never sees a window or a key, only :class:`Groups`. What any order of rows and merges
+leaves the same: counts, sums and means of integers and decimals, minimum, maximum, first and last
+are exact; sums and means of floats, and all variances and standard deviations, which are computed
+of float64, are so up to rounding; sketches are so within a tolerance that their class states. The
+same batches, merged in the same order, give the same bytes of state and result in every function.
+
 Nulls are as in SQL: ``count()`` counts rows, everything else leaves nulls out, and of no values at
 all a count is 0 and anything else null.
 """
@@ -14,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
 
 from .contract import Field
 
@@ -61,12 +67,26 @@ class Groups:
 class Function:
     """What a metric computes. ``takes`` are the field types; ``optional``: may have no field.
 
+    ``wanted`` and ``example`` say, in messages, what stands between the parentheses. A function
+    that has a parameter after the field says in ``parameter`` what is expected there.
+
     States are lists of arrays, one row a group: those of :meth:`parts`, then of
     :meth:`open_parts`, which :meth:`seal` empties and which are never stored.
     """
 
     takes: tuple[str, ...] = ("integer", "number", "decimal")
     optional = False
+    wanted = "the field"
+    example = "amount"
+    parameter = ""
+
+    def at(self, parameter: float) -> Function:
+        """The function with its parameter.
+
+        Raises:
+            ValueError: it is out of range.
+        """
+        raise NotImplementedError
 
     def refusal(self, field: Field) -> str:
         """Why a field of a right type cannot be used; empty if it can."""
@@ -84,8 +104,11 @@ class Function:
         """Type of the finalised column."""
         raise NotImplementedError
 
-    def partial(self, groups: Groups, column: pa.Array, field: Field | None) -> list[pa.Array]:
-        """States of rows. ``column`` holds the field's values (without a field: any column)."""
+    def partial(
+        self, groups: Groups, column: pa.Array, field: Field | None, times: pa.Array
+    ) -> list[pa.Array]:
+        """States of rows. ``column`` holds the field's values (without a field: any column),
+        ``times`` the event times, without nulls."""
         raise NotImplementedError
 
     def merge(self, groups: Groups, states: list[pa.Array]) -> list[pa.Array]:
@@ -137,3 +160,29 @@ def by_arrow(groups: Groups, column: pa.Array, how: str) -> pa.Array:
 def to_numpy(values: pa.Array) -> np.ndarray:
     """The values as numpy has them, copied if need be."""
     return values.to_numpy(zero_copy_only=False)
+
+
+def doubles(values: pa.Array) -> np.ndarray:
+    """Integers, decimals or floats without nulls as float64, rounded if need be."""
+    if pt.is_decimal(values.type):
+        values = values.cast(pa.float64())
+    return to_numpy(values).astype(np.float64, copy=False)
+
+
+def lists_of(lengths: np.ndarray, values: pa.Array) -> pa.Array:
+    """One list a group, of consecutive values."""
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), values)
+
+
+def refuse_infinite(results: pa.Array) -> None:
+    """Hold floats against what float64 can represent.
+
+    Raises:
+        Unrepresentable: the first that is infinite or no number.
+    """
+    finite = pc.is_finite(results).fill_null(True)
+    if not pc.all(finite, min_count=0).as_py():
+        row = finite.index(False).as_py()
+        raise Unrepresentable(row, results.type, results[row].as_py())

@@ -1,156 +1,180 @@
-"""Metrics as they are written, such as ``sum(amount)``, and the fields that they are of.
+"""Metrics as they are written, such as ``sum(amount)``, and the values that they are of.
 
 What every function keeps to is said in :mod:`.metric_functions`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.types as pt
-
-from .arrow import arrow_type
+from .arrow import field_of_arrow, record_schema
 from .contract import Contract, Field
-from .metric_functions import (
-    AggregateError,
-    Function,
-    Groups,
-    add_counts,
-    by_arrow,
-    count_present,
-    no_values,
-    to_numpy,
-)
+from .counts import Count, CountIf
+from .extremes import AtExtremeTime, Extreme
+from .metric_functions import AggregateError, Function
+from .moments import Stddev, Variance
 from .problems import did_you_mean, list_names
+from .quantiles import Quantile
 from .sketches import ApproxDistinct
 from .sums import Mean, Sum
 
-
-class Count(Function):
-    """``count()``: rows. ``count(field)``: rows in which the field is not null. int64."""
-
-    takes = (
-        "string", "integer", "number", "decimal", "boolean",
-        "date", "timestamp", "time", "object", "array", "json",
-    )  # fmt: skip
-    optional = True
-
-    def parts(self, field: Field | None) -> dict[str, pa.DataType]:
-        return {"count": pa.int64()}
-
-    def result(self, field: Field | None) -> pa.DataType:
-        return pa.int64()
-
-    def partial(self, groups: Groups, column: pa.Array, field: Field | None) -> list[pa.Array]:
-        return [pa.array(groups.sizes if field is None else count_present(groups, column))]
-
-    def merge(self, groups: Groups, states: list[pa.Array]) -> list[pa.Array]:
-        return [pa.array(add_counts(groups, states[0]))]
-
-    def finalise(self, states: list[pa.Array], field: Field | None) -> pa.Array:
-        return states[0]
-
-
-class Extreme(Function):
-    """``min(field)`` and ``max(field)``: of the field's own type; strings by their UTF-8 bytes."""
-
-    takes = ("integer", "number", "decimal", "string", "date", "timestamp", "time")
-
-    def __init__(self, which: str) -> None:
-        self._which = which
-
-    def parts(self, field: Field | None) -> dict[str, pa.DataType]:
-        return {self._which: self.result(field)}
-
-    def result(self, field: Field | None) -> pa.DataType:
-        assert field is not None
-        return arrow_type(field)
-
-    def partial(self, groups: Groups, column: pa.Array, field: Field | None) -> list[pa.Array]:
-        if not (pt.is_integer(column.type) or pt.is_floating(column.type)):
-            return [by_arrow(groups, column, self._which)]
-        ids, values = groups.present(column)
-        numbers = to_numpy(values)
-        if pt.is_floating(column.type):
-            numbers = numbers + numbers.dtype.type(0)  # of -0.0 and 0.0 neither is less
-            least, greatest = -np.inf, np.inf
-        else:
-            least, greatest = np.iinfo(numbers.dtype).min, np.iinfo(numbers.dtype).max
-        low = self._which == "min"
-        found = np.full(groups.count, greatest if low else least, numbers.dtype)
-        (np.minimum if low else np.maximum).at(found, ids, numbers)
-        return [pa.array(found, column.type, mask=no_values(groups, ids))]
-
-    def merge(self, groups: Groups, states: list[pa.Array]) -> list[pa.Array]:
-        return self.partial(groups, states[0], None)
-
-    def finalise(self, states: list[pa.Array], field: Field | None) -> pa.Array:
-        return states[0]
-
-
 FUNCTIONS: dict[str, Function] = {
     "count": Count(),
+    "count_if": CountIf(),
     "sum": Sum(),
     "min": Extreme("min"),
     "max": Extreme("max"),
+    "first": AtExtremeTime("min"),
+    "last": AtExtremeTime("max"),
     "mean": Mean(),
+    "variance": Variance(),
+    "stddev": Stddev(),
+    "quantile": Quantile(),
     "approx_distinct": ApproxDistinct(),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A function of :data:`FUNCTIONS`, and the dotted path of the field that it is of, if any."""
+    """A function of :data:`FUNCTIONS`, and what it is of, if anything: ``field`` is the dotted
+    path of a field or a SQL expression, as it is written. ``parameter`` is a quantile's share."""
 
     function: str
     field: str | None = None
+    parameter: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.function}({self.field or ''})"
+        parameter = "" if self.parameter is None else f", {self.parameter!r}"
+        return f"{self.function}({self.field or ''}{parameter})"
+
+    @property
+    def computed_by(self) -> Function:
+        """The function, with its parameter."""
+        function = FUNCTIONS[self.function]
+        return function if self.parameter is None else function.at(self.parameter)
 
 
-_METRIC = re.compile(r"\s*(\w+)\s*\(\s*(.*?)\s*\)\s*")
+_METRIC = re.compile(r"\s*(\w+)\s*\((.*)\)\s*", re.DOTALL)
+_PATH = re.compile(r"[^\W\d]\w*(\.\w+)*")
 
 
 def parse_metric(text: str) -> Metric:
-    """A metric as it is written: ``count()``, ``sum(amount)``, ``approx_distinct(device.os)``.
+    """A metric as it is written: ``count()``, ``sum(amount)``, ``approx_distinct(device.os)``,
+    ``quantile(amount / quantity, 0.95)``.
 
     Raises:
         AggregateError: not of that form, or no such function.
     """
     match = _METRIC.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
+    commas = None if match is None else _commas(match[2])
+    if match is None or commas is None:
         raise AggregateError(f"expected a metric such as count() or sum(amount), got {text!r}")
-    function, field = match[1], match[2]
-    if function not in FUNCTIONS:
-        hint = did_you_mean(function, FUNCTIONS) or f"; expected {list_names(FUNCTIONS)}"
-        raise AggregateError(f"{text}: no function {function!r}{hint}")
+    name, field = match[1], match[2]
+    if name not in FUNCTIONS:
+        hint = did_you_mean(name, FUNCTIONS) or f"; expected {list_names(FUNCTIONS)}"
+        raise AggregateError(f"{text}: no function {name!r}{hint}")
+    function = FUNCTIONS[name]
+    wanted = f"expected {function.wanted}, as in {name}({function.example})"
+    parameter = None
+    if function.parameter and field.strip():
+        if not commas:
+            raise AggregateError(f"{text}: {wanted}")
+        parameter = _parameter(function, field[commas[-1] + 1 :].strip(), text)
+        field = field[: commas[-1]]
+    field = field.strip()
     if field == "*":
-        raise AggregateError(f"{text}: '*' is no field" + "; write count()" * (function == "count"))
-    if not field and not FUNCTIONS[function].optional:
-        raise AggregateError(f"{text}: expected the field, as in {function}(amount)")
-    return Metric(function, field or None)
+        raise AggregateError(f"{text}: '*' is no field" + "; write count()" * (name == "count"))
+    if not field and not function.optional:
+        raise AggregateError(f"{text}: {wanted}")
+    return Metric(name, field or None, parameter)
+
+
+def _commas(text: str) -> list[int] | None:
+    """Where commas stand outside of all parentheses and quotes; None if those are not closed."""
+    found, depth = [], 0
+    for place, character in _unquoted(text):
+        if character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif character == "," and not depth:
+            found.append(place)
+        if depth < 0 or character in "'\"":
+            return None
+    return None if depth else found
+
+
+def _unquoted(text: str) -> Iterator[tuple[int, str]]:
+    """The characters outside of quotes, and a quote that is never closed.
+
+    A doubled quote, as SQL writes one inside quotes, ends a text and begins another.
+    """
+    place = 0
+    while place < len(text):
+        character = text[place]
+        end = text.find(character, place + 1) if character in "'\"" else -1
+        if end < 0:
+            yield place, character
+        place = max(place, end) + 1
+
+
+def _parameter(function: Function, text: str, metric: str) -> float:
+    try:
+        parameter = float(text)
+        function.at(parameter)
+    except ValueError:
+        raise AggregateError(f"{metric}: expected {function.parameter}, got {text!r}") from None
+    return parameter
 
 
 def metric_field(metric: Metric, contract: Contract) -> Field | None:
-    """The field that a metric is of.
+    """The field that a metric is of; for an expression a field of its type and of the name that
+    :func:`derived_column` gives it.
 
     Raises:
-        AggregateError: the contract has no such field, or the function does not take its type.
+        AggregateError: the contract has no such field, the expression is refused, or the function
+            does not take the type.
     """
     if metric.field is None:
         return None
     function = FUNCTIONS[metric.function]
-    field = find_field(metric.field, contract, str(metric))
+    if is_expression(metric.field, contract):
+        field = _derived_field(metric, contract)
+    else:
+        field = find_field(metric.field, contract, str(metric))
     if field.type not in function.takes:
         takes = list_names(function.takes)
         raise AggregateError(f"{metric}: {metric.field} is of type {field.type}, expected {takes}")
     if reason := function.refusal(field):
         raise AggregateError(f"{metric}: {reason}")
     return field
+
+
+def is_expression(text: str, contract: Contract) -> bool:
+    """Whether what a metric is of is a SQL expression: neither a field's dotted path nor anything
+    that looks like one, which would be a field's name misspelt."""
+    return _PATH.fullmatch(text) is None and text not in contract.paths()
+
+
+def derived_column(expression: str) -> str:
+    """The name of the column that holds an expression's values; equal expressions share it."""
+    return f"derived_{hashlib.sha256(expression.encode()).hexdigest()[:16]}"
+
+
+def _derived_field(metric: Metric, contract: Contract) -> Field:
+    from .sql import SqlError, expression_type
+
+    assert metric.field is not None
+    try:
+        type = expression_type(metric.field, record_schema(contract))
+        return field_of_arrow(derived_column(metric.field), type)
+    except SqlError as error:
+        raise AggregateError(f"{metric}: {error}") from None
+    except TypeError as error:
+        raise AggregateError(f"{metric}: the value of the expression is {error}") from None
 
 
 def find_field(path: str, contract: Contract, wanted_by: str) -> Field:

@@ -11,7 +11,7 @@ import pyarrow.types as pt
 
 from .arrow import arrow_type
 from .contract import Field
-from .metric_functions import Function, Groups
+from .metric_functions import Function, Groups, lists_of
 
 LG_K = 12
 """Logarithm of a sketch's size: 4096 registers, a standard error of 1.6 %."""
@@ -41,7 +41,9 @@ class ApproxDistinct(Function):
     def result(self, field: Field | None) -> pa.DataType:
         return pa.int64()
 
-    def partial(self, groups: Groups, column: pa.Array, field: Field | None) -> list[pa.Array]:
+    def partial(
+        self, groups: Groups, column: pa.Array, field: Field | None, times: pa.Array
+    ) -> list[pa.Array]:
         ids, values = groups.present(_hashable(column))
         return [pa.nulls(groups.count, pa.binary()), _distinct(groups.count, ids, values)]
 
@@ -77,7 +79,7 @@ class ApproxDistinct(Function):
             merged[group] = _sketch(values[start:end], merged[group])
             start = end
         kept = lists.flatten().filter(pa.array(np.repeat(~long, lengths)))
-        return [pa.array(merged, pa.binary()), _lists(np.where(long, 0, lengths), kept)]
+        return [pa.array(merged, pa.binary()), lists_of(np.where(long, 0, lengths), kept)]
 
     def finalise(self, states: list[pa.Array], field: Field | None) -> pa.Array:
         return pa.array([_estimate(sketch) for sketch in states[0].to_pylist()], pa.int64())
@@ -105,13 +107,7 @@ def _distinct(count: int, ids: np.ndarray, values: pa.Array) -> pa.Array:
     first = np.ones(len(pairs), bool)
     first[1:] = pairs[1:] != pairs[:-1]
     groups, codes = np.divmod(pairs[first], size)
-    return _lists(np.bincount(groups, minlength=count), encoded.dictionary.take(pa.array(codes)))
-
-
-def _lists(lengths: np.ndarray, values: pa.Array) -> pa.Array:
-    offsets = np.zeros(len(lengths) + 1, np.int32)
-    np.cumsum(lengths, out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), values)
+    return lists_of(np.bincount(groups, minlength=count), encoded.dictionary.take(pa.array(codes)))
 
 
 def _sketch(values: list[Any], before: bytes | None) -> bytes:

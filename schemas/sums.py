@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from .contract import Field
@@ -16,6 +15,7 @@ from .metric_functions import (
     by_arrow,
     count_present,
     no_values,
+    refuse_infinite,
     to_numpy,
 )
 
@@ -50,7 +50,9 @@ class Sum(Function):
         wide = field.precision > 38
         return pa.decimal256(76, field.scale) if wide else pa.decimal128(38, field.scale)
 
-    def partial(self, groups: Groups, column: pa.Array, field: Field | None) -> list[pa.Array]:
+    def partial(
+        self, groups: Groups, column: pa.Array, field: Field | None, times: pa.Array
+    ) -> list[pa.Array]:
         return [_sums(groups, column, self.parts(field)["sum"])]
 
     def merge(self, groups: Groups, states: list[pa.Array]) -> list[pa.Array]:
@@ -59,7 +61,7 @@ class Sum(Function):
     def finalise(self, states: list[pa.Array], field: Field | None) -> pa.Array:
         sums, type = states[0], self.result(field)
         if pt.is_floating(type):
-            _refuse_infinite(sums)
+            refuse_infinite(sums)
             return sums
         try:
             return sums.cast(type)
@@ -81,8 +83,11 @@ class Mean(Sum):
     def result(self, field: Field | None) -> pa.DataType:
         return pa.float64()
 
-    def partial(self, groups: Groups, column: pa.Array, field: Field | None) -> list[pa.Array]:
-        return [*super().partial(groups, column, field), pa.array(count_present(groups, column))]
+    def partial(
+        self, groups: Groups, column: pa.Array, field: Field | None, times: pa.Array
+    ) -> list[pa.Array]:
+        sums = super().partial(groups, column, field, times)
+        return [*sums, pa.array(count_present(groups, column))]
 
     def merge(self, groups: Groups, states: list[pa.Array]) -> list[pa.Array]:
         return [*super().merge(groups, states), pa.array(add_counts(groups, states[1]))]
@@ -90,7 +95,7 @@ class Mean(Sum):
     def finalise(self, states: list[pa.Array], field: Field | None) -> pa.Array:
         sums, counts = states
         if pt.is_floating(sums.type):
-            _refuse_infinite(sums)
+            refuse_infinite(sums)
         counts = counts.to_numpy()
         # Divided as decimals first, a sum would lose the digits that the type has no room for.
         means = to_numpy(sums.cast(pa.float64())) / np.maximum(counts, 1)
@@ -147,10 +152,3 @@ def _exact_sums(
     none = no_values(groups, ids)
     valid = None if none is None else pa.array(~none).buffers()[1]
     return pa.Array.from_buffers(type, groups.count, [valid, pa.py_buffer(words)])
-
-
-def _refuse_infinite(sums: pa.Array) -> None:
-    finite = pc.is_finite(sums).fill_null(True)
-    if not pc.all(finite, min_count=0).as_py():
-        row = finite.index(False).as_py()
-        raise Unrepresentable(row, sums.type, sums[row].as_py())

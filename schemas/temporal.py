@@ -16,7 +16,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -54,6 +54,15 @@ _GUARDS = {
 
 FIRST_INSTANT = -62_135_596_800_000_000  # 0001-01-01T00:00:00Z in microseconds
 LAST_INSTANT = 253_402_300_799_999_999  # 9999-12-31T23:59:59.999999Z
+
+_CLOCKS = ("00:00", "00:00:00", *(f"00:00:00.{'0' * digits}" for digits in range(1, 7)))
+_LAYOUTS = {
+    "date": ("0000-00-00",),
+    "time": _CLOCKS,
+    "naive": tuple(f"0000-00-00{t}{clock}" for t in "T " for clock in _CLOCKS),
+    "offset": tuple(f"0000-00-00{t}{clock}Z" for t in "T " for clock in _CLOCKS),
+}
+"""What most columns look like, from end to end; ``0`` stands for any digit."""
 
 _EXPECTED = {
     "date": "a date such as 2026-11-24",
@@ -96,12 +105,63 @@ def parse_column(texts: pa.Array, field: Field) -> tuple[pa.Array, np.ndarray | 
 
 
 def _parse(texts: pa.Array, guard: str, zone: str | None) -> tuple[pa.Array, np.ndarray | None]:
+    if _has_layout(texts, _LAYOUTS[guard]):
+        try:
+            return _cast(texts, guard, zone, None)
+        except pa.ArrowInvalid:  # a day or an hour that does not exist: the guard tells which
+            pass
     accepted = pc.match_substring_regex(texts, _GUARDS[guard])
     refused = None
     if pc.all(accepted).as_py() is False:  # nulls are skipped
         refused = np.flatnonzero(~accepted.fill_null(True).to_numpy(zero_copy_only=False))
         texts = pc.if_else(accepted, texts, pa.scalar(None, pa.string()))
-    texts = _to_microseconds(texts, _SHORTEST_BEYOND[guard])
+    return _cast(_to_microseconds(texts, _SHORTEST_BEYOND[guard]), guard, zone, refused)
+
+
+def _has_layout(texts: pa.Array, layouts: Sequence[str]) -> bool:
+    """Whether all texts look like one of some layouts, in a year that is not 0000.
+
+    Twenty times as fast as the guard, which such texts then only break by a number that is out of
+    range, and that Arrow refuses too.
+    """
+    if texts.null_count:
+        texts = texts.drop_null()
+    if not len(texts):
+        return False
+    offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset :][: len(texts) + 1]
+    width = int(offsets[1] - offsets[0])
+    if not any(len(layout) == width for layout in layouts) or (np.diff(offsets) != width).any():
+        return False
+    characters = np.frombuffer(texts.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+    every, some = (_over_texts(op, characters, width) for op in (np.bitwise_and, np.bitwise_or))
+    digits = ((every & 0xF0) == 0x30) & ((some & 0xF0) == 0x30)  # 0 to 9, or :;<=>? in Arrow's way
+    alike = np.where(every == some, every, 0)
+    for layout in layouts:
+        if len(layout) == width:
+            wanted = np.frombuffer(layout.encode(), np.uint8)
+            if np.where(wanted == ord("0"), digits, alike == wanted).all():
+                return not layout.startswith("0000") or not _has_year_0(texts)
+    return False
+
+
+def _over_texts(op: np.ufunc, characters: np.ndarray, width: int) -> np.ndarray:
+    """``op`` of the first characters of all texts, of their second ones, and so on."""
+    # in long rows of many texts, which numpy goes through at the speed of memory
+    row = 64 * width
+    rest = len(characters) // row * row
+    parts = [op.reduce(characters[:rest].reshape(-1, row)).reshape(-1, width)] if rest else []
+    parts.append(characters[rest:].reshape(-1, width))
+    return op.reduce(np.concatenate(parts))
+
+
+def _has_year_0(texts: pa.Array) -> bool:
+    return bool(pc.any(pc.starts_with(texts, "0000")).as_py())
+
+
+def _cast(
+    texts: pa.Array, guard: str, zone: str | None, refused: np.ndarray | None
+) -> tuple[pa.Array, np.ndarray | None]:
+    """Convert texts that the guard accepts."""
     if guard == "date":
         return texts.cast(pa.date32()), refused
     if guard == "time":

@@ -53,8 +53,8 @@ class Aggregate(beam.PTransform):
 
     Args:
         spec: what to aggregate; :func:`.aggregate_spec.aggregate_spec` makes it.
-        shards: parts that groups are divided into, by a hash of window and keys; each is merged,
-            and sorted, on its own.
+        shards: parts that groups are divided into, by a hash of slice and keys, or of keys alone
+            where windows are made of several slices; each is merged, and sorted, on its own.
         contribution: what the states call this run: its token.
         max_state_bytes: states that a worker gathers before it merges them.
 
@@ -236,10 +236,14 @@ _SHIFT = np.uint64(33)
 def shard_of(table: pa.Table, spec: AggregateSpec, shards: int) -> np.ndarray:
     """The shard of each row of states: the same for the same slice and keys, on every worker.
 
+    Windows that join slices (:attr:`.windows.Window.joins_slices`) have all those of a key in one.
     Each value enters as 64 bits: an integer, date or time as it is, a float by its bits, a string
     (and a decimal's text) by the CRC-32 of its UTF-8. Python's ``hash`` differs between processes.
     """
-    hashed = _mixed(table[SLICE_START].combine_chunks().view(pa.uint64()).to_numpy())
+    if spec.window.joins_slices:
+        hashed = np.zeros(len(table), np.uint64)
+    else:
+        hashed = _mixed(table[SLICE_START].combine_chunks().view(pa.uint64()).to_numpy())
     for key in spec.keys:
         column = table[key.name].combine_chunks()
         encoded = column.dictionary_encode(null_encoding="encode")

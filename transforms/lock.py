@@ -117,10 +117,21 @@ class RunLock:
         Raises:
             LockLost: it is not.
         """
-        if self._lost is None and self._files()[-1:] != [self._path]:
+        if self._lost is None and not self._is_ours():
             self._lost = "another run has taken the lock over"
         if self._lost:
             raise LockLost(self._lost)
+
+    def _is_ours(self) -> bool:
+        if self._files()[-1:] != [self._path]:
+            return False
+        # Where a store cannot refuse to overwrite, the later of two that took it at once has it.
+        try:
+            return _holder_in(self._path).owner == self._owner
+        except storage.StorageError:
+            if self._files()[-1:] == [self._path]:
+                raise
+            return False
 
     def renew(self) -> None:
         """Prolong the lease.
@@ -133,7 +144,7 @@ class RunLock:
 
     def release(self) -> None:
         """Give the lock back, if it is still ours."""
-        if self._path and self._files()[-1:] == [self._path]:
+        if self._path and self._is_ours():
             storage.write_replace(self._path, self._holder(0))
         self._path = ""
 
@@ -143,7 +154,7 @@ class RunLock:
         number = 0
         if files:
             try:
-                holder = msgspec.json.decode(storage.read_bytes(files[-1]), type=Holder)
+                holder = _holder_in(files[-1])
             except storage.StorageError:
                 if self._files()[-1:] == files[-1:]:
                     raise
@@ -186,6 +197,10 @@ class RunLock:
                 expires=expires,
             )
         )
+
+
+def _holder_in(path: str) -> Holder:
+    return msgspec.json.decode(storage.read_bytes(path), type=Holder)
 
 
 def _alive(pid: int) -> bool:

@@ -17,6 +17,7 @@ from .coder import RecordBatchCoder  # registers it  # noqa: F401
 from .dead_letters import Origin
 from .decoding import Decoding, open_decoding
 from .error_handling import HandlesErrors
+from .progress import PROGRESS
 from .stage_result import StageResult
 from .tallies import DEAD_LETTERS
 
@@ -112,6 +113,7 @@ class _ParseBatches(beam.DoFn):
             records = _with_identity(decoded, identity)
             yield WindowedValue(records, timestamp, (window,))
         if decoded.letters is not None:
+            PROGRESS.dead += decoded.letters.num_rows
             value = WindowedValue(decoded.letters, timestamp, (window,))
             yield TaggedOutput(DEAD_LETTERS, value)
 

@@ -20,7 +20,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
     ``sources`` has the number of rows by source. ``contributions`` is, for states, the number of
     records that they hold. ``unreadable`` lists the regions, as ``source @ position``, that a file
-    of dead letters says could not be read.
+    of dead letters says could not be read. ``folder`` is the partition folder that the file's final
+    name carries (``country=NO/ts_date=2026-11-24``), relative to the destination's folder.
     """
 
     output: str
@@ -32,9 +33,15 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     sources: dict[str, int] = {}
     contributions: int = 0
     unreadable: tuple[str, ...] = ()
+    folder: str = ""
 
 
 def content_digest(receipts: Iterable[Receipt]) -> str:
     """SHA-256 (hex) of what the files hold, whatever the order of the receipts."""
-    lines = sorted(f"{receipt.part} {receipt.sha256}\n" for receipt in receipts)
+    lines = sorted(" ".join(_content(receipt)) + "\n" for receipt in receipts)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _content(receipt: Receipt) -> list[str]:
+    # A partition's values stand in its folder's name alone: they are content too.
+    return [receipt.part, receipt.sha256, *([receipt.folder] if receipt.folder else [])]

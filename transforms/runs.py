@@ -176,6 +176,16 @@ class RunStore:
             if standing:
                 yield self._read(standing.path("record"), RunRecord)
 
+    def runs(self) -> dict[str, bool]:
+        """Every run id that was ever begun → whether it has prepared what is not all committed yet.
+
+        Of such a run a restart needs every file.
+        """
+        return {
+            run_id: any(a.prepared and not a.record for a in attempts)
+            for run_id, attempts in self._all().items()
+        }
+
     def _refuse_committed(self, plan: Plan, run_id: str) -> None:
         wanted = set(plan.inputs)
         for other, attempts in self._all().items():

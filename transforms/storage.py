@@ -1,12 +1,13 @@
-"""The one façade on files: local paths through the operating system, ``scheme://`` through Beam.
+"""The one façade on files: local paths through the operating system, ``scheme://`` through a store.
 
 Every other module that stores something calls these functions as ``storage.<name>``, so that a
 test can count them, or make the k-th one fail.
 
 Local files are durable when a function returns: data and directory entry are flushed to the disk.
-On object stores Beam's ``FileSystems`` offers neither a conditional create nor a rename that
-refuses to overwrite; there :func:`write_once` looks before and after it writes, which narrows the
-race and does not close it. The run lock is what keeps two writers apart there.
+On ``gs://`` and ``s3://`` a file is there once it has been written as a whole, and nothing is ever
+renamed: to move is to copy to a name that must be free, then to delete. Where a store cannot refuse
+to overwrite (``hdfs://``, emulators, some stores that speak S3), :func:`write_once` looks before
+and after it writes, which narrows the race and does not close it: the run lock keeps writers apart.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO
+from typing import BinaryIO
+
+from .object_stores import CHANGED as CHANGED
+from .object_stores import Store, reason, store_of
+from .object_stores import StoredFile as StoredFile
+from .object_stores import use_options as use_options
 
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -57,14 +63,15 @@ def named(path: str, doing: str) -> Iterator[None]:
         yield
     except StorageError:
         raise
-    except OSError as exc:
-        reason = _REASONS.get(exc.errno or 0) or exc.strerror or str(exc) or type(exc).__name__
-        raise StorageError(f"cannot {doing} {path}: {reason}", path, exc.errno) from exc
     except Exception as exc:
-        if not is_remote(path):
+        code = getattr(exc, "errno", None)
+        if is_remote(path) and code is None:
+            said, code = reason(exc)
+        elif isinstance(exc, OSError):
+            said = _REASONS.get(code or 0) or exc.strerror or str(exc) or type(exc).__name__
+        else:
             raise
-        # A client library's own exceptions: every cloud has others, and none derives from OSError.
-        raise StorageError(f"cannot {doing} {path}: {exc}", path) from exc
+        raise StorageError(f"cannot {doing} {path}: {said}", path, code) from exc
 
 
 def is_remote(path: str) -> bool:
@@ -87,54 +94,72 @@ def join(base: str, *parts: str) -> str:
 def exists(path: str) -> bool:
     """Whether there is a file (or, locally, a folder) at ``path``."""
     with named(path, "look for"):
-        return _beam().exists(path) if is_remote(path) else os.path.exists(path)
+        return store_of(path).find(path) is not None if is_remote(path) else os.path.exists(path)
 
 
 def size(path: str) -> int:
     """The file's size in bytes."""
     with named(path, "read the size of"):
         if is_remote(path):
-            found = _beam().match([path])[0].metadata_list
-            if not found:
-                raise FileNotFoundError(errno.ENOENT, "not found")
-            return found[0].size_in_bytes
+            return _found(store_of(path), path).size
         return os.stat(path).st_size
 
 
 def read_bytes(path: str) -> bytes:
     """All of the file."""
+    if is_remote(path):
+        with named(path, "read"):
+            return store_of(path).read(path)
     with open_read(path) as file, named(path, "read"):
         return file.read()
 
 
 def open_read(path: str) -> BinaryIO:
-    """A file object to read from."""
+    """A file object to read from; on an object store it reads one version of the file."""
     with named(path, "read"):
-        return _open_remote(path, "open") if is_remote(path) else open(path, "rb")
+        if is_remote(path):
+            store = store_of(path)
+            return store.open_read(_found(store, path))
+        return open(path, "rb")
+
+
+def open_version(file: StoredFile) -> BinaryIO:
+    """A file object that reads a remote file as it was listed.
+
+    Where the store has versions, opening or reading fails if the file has changed since; do both
+    within :func:`named`.
+    """
+    with named(file.path, "read"):
+        return store_of(file.path).open_read(file)
+
+
+def match_remote(pattern: str) -> list[StoredFile]:
+    """The remote files that a pattern with ``*``, ``**``, ``?`` and ``[..]`` matches."""
+    with named(pattern, "match"):
+        return store_of(pattern).match(pattern)
 
 
 def open_write(path: str) -> BinaryIO:
     """A new file object to write to; local files are flushed to the disk on close.
 
-    The file is visible, and half written, until it is closed: use a name that nobody reads.
+    A local file is visible, and half written, until it is closed: use a name that nobody reads.
     """
     with named(path, "write"):
         if is_remote(path):
-            return _open_remote(path, "create")
+            return store_of(path).open_write(path)
         return _create(path)
 
 
 def write_once(path: str, data: bytes) -> bool:
     """Write a file unless there is one: ``True`` if this call made it.
 
-    Locally of several callers at once exactly one is told ``True``, and nobody ever sees a part of
-    the file. On object stores the data must differ between callers (hold a run or owner id).
+    Locally, on S3 and on Google Cloud Storage, of several callers at once exactly one is told
+    ``True``, and nobody ever sees a part of the file. On a remote store the data must differ
+    between callers (hold a run or owner id): a client that lost the answer to its write sees by
+    the content whose it is.
     """
     if is_remote(path):
-        if exists(path):
-            return False
-        _write(path, data)
-        return read_bytes(path) == data
+        return _write_once_remote(path, data)
     with _temporary(path, data) as temporary, named(path, "write"):
         try:
             os.link(temporary, path)
@@ -147,7 +172,8 @@ def write_once(path: str, data: bytes) -> bool:
 def write_replace(path: str, data: bytes) -> None:
     """Write a file in place of what is there; a reader sees the old or the new one, whole."""
     if is_remote(path):
-        return _write(path, data)
+        with named(path, "write"):
+            return store_of(path).write(path, data)
     with _temporary(path, data) as temporary, named(path, "write"):
         os.replace(temporary, path)
         _sync_folder(path)
@@ -183,9 +209,7 @@ def delete(path: str) -> None:
     """Delete a file; it may be missing."""
     with named(path, "delete"):
         if is_remote(path):
-            if _beam().exists(path):
-                _beam().delete([path])
-            return
+            return store_of(path).delete(path)
         with suppress(FileNotFoundError):
             os.unlink(path)
 
@@ -207,14 +231,46 @@ def list_files(folder: str, suffix: str = "", *, deep: bool = False) -> list[str
     """
     with named(folder, "list"):
         if is_remote(folder):
-            pattern = join(folder, f"{'**' if deep else '*'}{suffix}")
-            return sorted(m.path for m in _beam().match([pattern])[0].metadata_list)
+            there = store_of(folder).files_in(folder, deep)
+            return sorted(file.path for file in there if file.path.endswith(suffix))
         found: list[str] = []
         for place, folders, names in os.walk(folder, onerror=_raise_unless_missing):
             found += [os.path.join(place, n) for n in names if n.endswith(suffix)]
             if not deep:
                 folders.clear()
         return sorted(path for path in found if not path.endswith(_TEMPORARY))
+
+
+def modified(path: str) -> float:
+    """When the file was last written, in seconds since the epoch."""
+    with named(path, "read the time of"):
+        if is_remote(path):
+            from apache_beam.io.filesystems import FileSystems
+
+            there = FileSystems.match([path])[0].metadata_list
+            if not there:
+                raise FileNotFoundError(errno.ENOENT, "not found")
+            return there[0].last_updated_in_seconds
+        return os.stat(path).st_mtime
+
+
+def list_temporaries(folder: str) -> list[str]:
+    """Files in and below a folder that this module left half written when its process died."""
+    found: list[str] = []
+    if not is_remote(folder):  # there nothing is seen before it is written
+        for place, _, names in os.walk(folder):
+            found += [os.path.join(place, n) for n in names if n.endswith(_TEMPORARY)]
+    return sorted(found)
+
+
+def delete_empty_folder(folder: str) -> None:
+    """Remove a folder in which nothing is; where there is something, or nothing to do, do nothing.
+
+    Object stores have no folders.
+    """
+    if not is_remote(folder):
+        with suppress(OSError):
+            os.rmdir(folder)
 
 
 _TEMPORARY = ".millstream-tmp"
@@ -273,32 +329,49 @@ def _raise_unless_missing(error: OSError) -> None:
         raise error
 
 
-def _beam() -> Any:
-    from apache_beam.io.filesystems import FileSystems
-
-    return FileSystems
-
-
-def _open_remote(path: str, verb: str) -> BinaryIO:
-    from apache_beam.io.filesystem import CompressionTypes
-
-    return getattr(_beam(), verb)(path, compression_type=CompressionTypes.UNCOMPRESSED)
+def _found(store: Store, path: str) -> StoredFile:
+    file = store.find(path)
+    if file is None:
+        raise FileNotFoundError(errno.ENOENT, "not found")
+    return file
 
 
-def _write(path: str, data: bytes) -> None:
-    with named(path, "write"), _open_remote(path, "create") as file:
-        file.write(data)
+def _write_once_remote(path: str, data: bytes) -> bool:
+    with named(path, "write"):
+        store = store_of(path)
+        if store.find(path):
+            return False
+        created = store.create(path, data)
+        try:
+            # Some stores take no condition, and of two that write the later one wins; others have
+            # written what they then, asked again by the client, say was there already.
+            return store.read(path) == data
+        except Exception as exc:
+            if reason(exc)[1] == errno.ENOENT:
+                return created  # and deleted since
+            raise
 
 
 def _move_remote(source: str, target: str) -> None:
     with named(target, "move a file to"):
-        if not _beam().exists(source):
-            if not _beam().exists(target):
+        store = store_of(source)
+        file, there = store.find(source), store.find(target)
+        if file is None:
+            if there is None:
                 raise StorageError(f"cannot move {source}: not found", source)
             return
-        if _beam().exists(target):
-            if size(source) != size(target):
-                raise StorageError(f"cannot move {source} to {target}: it holds other content")
-            delete(source)
+        if there is None and store.move(file, target):
             return
-        _beam().rename([source], [target])
+        if not _same_content(source, target):
+            raise StorageError(f"cannot move {source} to {target}: it holds other content", target)
+        store.delete(source)
+
+
+def _same_content(source: str, target: str) -> bool:
+    if size(source) != size(target):
+        return False
+    with open_read(source) as one, open_read(target) as other:
+        while data := one.read(1 << 20):
+            if other.read(len(data)) != data:
+                return False
+    return True

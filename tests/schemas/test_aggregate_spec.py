@@ -1,7 +1,7 @@
-"""Specifications of aggregates: durations, and what is refused with which words."""
+"""Specifications of aggregates: what is refused with which words."""
 
 import pytest
-from millstream.schemas.aggregate_spec import aggregate_spec, parse_duration
+from millstream.schemas.aggregate_spec import aggregate_spec
 from millstream.schemas.contract import Contract, Field
 from millstream.schemas.metric_functions import AggregateError
 
@@ -18,34 +18,11 @@ NO_TIME = Contract("id", "1", "clicks", FIELDS)
 
 
 @pytest.mark.parametrize(
-    ("text", "us"),
-    [
-        ("30s", 30_000_000),
-        ("1m", 60_000_000),
-        ("2h", 7_200_000_000),
-        ("1d", 86_400_000_000),
-        ("250ms", 250_000),
-        ("PT1M", 60_000_000),
-        ("PT0.5S", 500_000),
-    ],
-)
-def test_a_duration_is_read(text, us):
-    assert parse_duration(text, "window.fixed") == us
-
-
-@pytest.mark.parametrize("text", ["", "1", "1 minute", 60, None, "0s", "-1m", "P", "100001d", "1w"])
-def test_a_duration_is_refused(text):
-    with pytest.raises(AggregateError, match=r"window\.fixed: expected a duration such as 30s"):
-        parse_duration(text, "window.fixed")
-
-
-@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"contract": NO_TIME}, "the contract clicks names none: set event_time in the job"),
         ({"window": {"fixd": "1m"}}, "window: no such kind: 'fixd'; did you mean 'fixed'?"),
-        ({"window": {"sliding": "1m"}}, "window: no such kind: 'sliding'; expected fixed"),
-        ({"window": {}}, "window: expected fixed: and a duration, got {}"),
+        ({"window": {}}, "window: expected 'fixed', 'sliding', 'session' or 'daily'"),
         ({"window": {"fixed": "a minute"}}, "window.fixed: expected a duration such as 30s"),
         ({"metrics": {}}, "metrics: expected at least one"),
         ({"by": ["pgae"]}, "by: the contract clicks has no field 'pgae'; did you mean 'page'?"),
@@ -71,3 +48,11 @@ def test_a_specification_is_refused(change, message):
     with pytest.raises(AggregateError) as caught:
         aggregate_spec("page_views", **(given | change))
     assert message in str(caught.value)
+
+
+def test_session_end_is_taken_where_there_are_sessions():
+    contract = Contract("id", "1", "c", (*FIELDS, Field("session_end", "date")), event_time="ts")
+    given = {"by": ["session_end"], "metrics": {"n": "count()"}, "contract": contract}
+    assert aggregate_spec("a", window={"fixed": "1m"}, **given).keys[0].name == "session_end"
+    with pytest.raises(AggregateError, match="by: session_end: the column name session_end is tak"):
+        aggregate_spec("a", window={"session": "1m"}, **given)

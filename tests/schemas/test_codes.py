@@ -10,21 +10,25 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import apache_beam as beam
 import pyarrow as pa
 import pytest
+from millstream.schemas.arrow import batch_schema
 from millstream.schemas.codes import VERSION, Code
 from millstream.schemas.contract import Contract, Field, Rule
 from millstream.schemas.decoded import UnknownFields
 from millstream.schemas.json_decoder import JsonDecoder
 from millstream.schemas.rules import find_violations
+from millstream.schemas.sql import SqlStep
 from millstream.transforms.read import ReadFromJsonLines
+from millstream.transforms.step import Step
 
 from tests.running import rows, run
 
 
 def test_the_codes_are_those_that_were_promised():
     """A difference here is a new ``VERSION``, and never a code that is gone or renamed."""
-    assert VERSION == 1
+    assert VERSION == 2
     assert [code.value for code in Code] == [
         "MALFORMED",
         "ENCODING",
@@ -41,6 +45,7 @@ def test_the_codes_are_those_that_were_promised():
         "ENUM",
         "ITEMS",
         "UNKNOWN_FIELD",
+        "STEP",
     ]
     assert all(code == code.name == str(code) for code in Code)
 
@@ -196,8 +201,23 @@ def test_codes_of_files(tmp_path: Path, code):
     assert letter["position"] == position
 
 
+def test_the_code_of_steps():
+    to = Contract("c", "1.0.0", "c", (Field("v", "integer"),))
+    batch = pa.RecordBatch.from_pylist(
+        [{"v": 0, "_source": "a.jsonl", "_position": 7, "_payload": b'{"v":0}'}], batch_schema(to)
+    )
+    step = Step(SqlStep("SELECT 1 // v AS v FROM records", batch.schema), contract=to)
+    [letter] = rows(run(lambda p: (p | beam.Create([batch]) | step)._asdict())["dead_letters"])
+    [violation] = letter["violations"]
+    assert (violation["field"], violation["code"]) == ("", Code.STEP.value)
+    assert violation["message"].startswith("SqlError: Invalid Input Error: Division by zero")
+    assert (letter["codes"], letter["stage"]) == ([Code.STEP.value], "step")
+    assert (letter["source"], letter["position"]) == ("a.jsonl", "7")
+    assert letter["payloadBytes"] == b'{"v":0}'
+
+
 def test_every_code_has_a_case():
-    assert {case.code for case in CASES.values()} | set(FILES) == set(Code)
+    assert {case.code for case in CASES.values()} | set(FILES) | {Code.STEP} == set(Code)
 
 
 def test_every_code_says_what_it_means():

@@ -34,17 +34,20 @@ FIELDS = (
 )
 CONTRACT = Contract("id", "1", "clicks", FIELDS, event_time="ts")
 ALL = "all rows"
+NO_TIMES = pa.array([], pa.timestamp("us", "UTC"))  # of which first and last alone make use
 
 
 def run(text, values, splits=(ALL,), group=0):
     """The result of a metric over values in one group, through partial, merge, seal, finalise."""
     metric = parse_metric(text)
-    function, field = FUNCTIONS[metric.function], metric_field(metric, CONTRACT)
+    function, field = metric.computed_by, metric_field(metric, CONTRACT)
     assert field is not None
     column = pa.array(values, arrow_type(field))
     pieces = [column] if splits == (ALL,) else _cut(column, splits)
     partials = [
-        function.partial(Groups(np.zeros(len(p), np.int64), 1), p, field) for p in pieces if len(p)
+        function.partial(Groups(np.zeros(len(p), np.int64), 1), p, field, NO_TIMES)
+        for p in pieces
+        if len(p)
     ]
     states = [pa.concat_arrays(arrays) for arrays in zip(*partials, strict=True)]
     merged = function.merge(Groups(np.zeros(len(partials), np.int64), 1), states)
@@ -67,6 +70,19 @@ def _cut(column, places):
         ("count()", Metric("count")),
         (" sum( amount ) ", Metric("sum", "amount")),
         ("approx_distinct(device.os)", Metric("approx_distinct", "device.os")),
+        ("quantile(amount, 0.95)", Metric("quantile", "amount", 0.95)),
+        ("quantile( amount ,1 )", Metric("quantile", "amount", 1.0)),
+        ("quantile(amount, 1e-7)", Metric("quantile", "amount", 1e-7)),
+        ("count_if(amount > 10)", Metric("count_if", "amount > 10")),
+        ("sum(round(amount, 2))", Metric("sum", "round(amount, 2)")),
+        ("sum(amount, clicks)", Metric("sum", "amount, clicks")),
+        ("quantile(greatest(amount, 0.5), 0.9)", Metric("quantile", "greatest(amount, 0.5)", 0.9)),
+        ("quantile([a, b][1], .5)", Metric("quantile", "[a, b][1]", 0.5)),
+        ("count_if(page IN ('a,b', ')'))", Metric("count_if", "page IN ('a,b', ')')")),
+        ("count_if(page = 'it''s, (')", Metric("count_if", "page = 'it''s, ('")),
+        ('max("a ""(,"" b")', Metric("max", '"a ""(,"" b"')),
+        ("""count_if(page = '"')""", Metric("count_if", """page = '"'""")),
+        ("sum(\n  amount\n  * clicks\n)", Metric("sum", "amount\n  * clicks")),
     ],
 )
 def test_a_metric_is_read(text, metric):
@@ -79,15 +95,40 @@ def test_a_metric_is_read(text, metric):
     [
         ("amount", "expected a metric such as count() or sum(amount), got 'amount'"),
         (7, "expected a metric such as count() or sum(amount), got 7"),
+        (
+            "sum(amount) + sum(clicks)",
+            "expected a metric such as count() or sum(amount), got 'sum(",
+        ),
+        ("sum((amount)", "expected a metric such as count() or sum(amount), got 'sum((amount)'"),
+        ("sum(amount))", "expected a metric such as count()"),
+        ("count_if(page = 'a)", "expected a metric such as count()"),
+        ("count_if(page = 'a' || ')", "expected a metric such as count()"),
         ("summ(amount)", "summ(amount): no function 'summ'; did you mean 'sum'?"),
-        ("stddev(amount)", "stddev(amount): no function 'stddev'; expected 'count', 'sum'"),
+        (
+            "kurtosis(amount)",
+            "kurtosis(amount): no function 'kurtosis'; expected 'count', 'count_if'",
+        ),
         ("sum()", "sum(): expected the field, as in sum(amount)"),
+        ("count_if( )", "count_if( ): expected a condition, as in count_if(amount > 10)"),
+        ("quantile()", "expected the field and the quantile, as in quantile(amount, 0.95)"),
+        ("quantile(amount)", "quantile(amount): expected the field and the quantile, as in"),
+        ("quantile(, 0.5)", "quantile(, 0.5): expected the field and the quantile, as in"),
+        ("quantile(amount, 95)", "95): expected a quantile from 0 to 1, such as 0.95, got '95'"),
+        ("quantile(amount, -0.1)", "expected a quantile from 0 to 1, such as 0.95, got '-0.1'"),
+        ("quantile(amount, nan)", "expected a quantile from 0 to 1, such as 0.95, got 'nan'"),
+        ("quantile(amount, p95)", "expected a quantile from 0 to 1, such as 0.95, got 'p95'"),
+        ("quantile(amount,)", "expected a quantile from 0 to 1, such as 0.95, got ''"),
         ("count(*)", "count(*): '*' is no field; write count()"),
         ("sum(amuont)", "the contract clicks has no field 'amuont'; did you mean 'amount'?"),
         ("max(device.so)", "has no field 'device.so'; did you mean 'device.os'?"),
         ("sum(page)", "sum(page): page is of type string, expected 'integer', 'number' or"),
         ("min(premium)", "min(premium): premium is of type boolean"),
         ("mean(ts)", "mean(ts): ts is of type timestamp"),
+        ("stddev(ts)", "stddev(ts): ts is of type timestamp, expected 'integer', 'number'"),
+        ("quantile(page, 0.5)", "quantile(page, 0.5): page is of type string, expected"),
+        ("first(tags)", "first(tags): tags is of type array, expected 'integer', 'number'"),
+        ("last(device)", "last(device): device is of type object"),
+        ("count_if(clicks)", "count_if(clicks): clicks is of type integer, expected 'boolean'"),
         ("approx_distinct(device)", "device is of type object"),
         ("approx_distinct(device.model)", "device.model is of type json"),
         ("sum(wide)", "at most 57 digits can be summed exactly, and it has 58"),
@@ -110,6 +151,10 @@ def test_result_types():
     assert result("sum(price)") == pa.decimal128(38, 2)
     assert result("sum(mass)") == pa.decimal256(76, 3)
     assert result("mean(price)") == result("sum(amount)") == pa.float64()
+    assert result("variance(price)") == result("stddev(clicks)") == pa.float64()
+    assert result("quantile(price, 0.5)") == pa.float64()
+    assert result("count_if(premium)") == pa.int64()
+    assert result("first(premium)") == pa.bool_()
     assert result("max(price)") == pa.decimal128(10, 2)
     assert result("min(clicks)") == pa.int32()
     assert result("max(ts)") == pa.timestamp("us", "UTC")
@@ -137,7 +182,7 @@ def test_integer_sums_are_exact_beyond_64_bits_on_the_way(values, total, splits)
     pieces = [column] if splits == (ALL,) else _cut(column, splits)
     states = pa.concat_arrays(
         [
-            function.partial(Groups(np.zeros(len(p), np.int64), 1), p, contract_field)[0]
+            function.partial(Groups(np.zeros(len(p), np.int64), 1), p, contract_field, NO_TIMES)[0]
             for p in pieces
         ]
     )
@@ -188,7 +233,8 @@ def test_many_integers_in_few_groups():
     values = rng.integers(-(2**63), 2**63 - 1, 100_000)
     ids = rng.integers(0, 3, 100_000)
     ids[:3] = range(3)
-    state = FUNCTIONS["sum"].partial(Groups(ids, 3), pa.array(values), Field("n", "integer"))[0]
+    field, groups = Field("n", "integer"), Groups(ids, 3)
+    [state] = FUNCTIONS["sum"].partial(groups, pa.array(values), field, NO_TIMES)
     expected = [sum(values[ids == group].tolist()) for group in range(3)]
     assert [int(v) for v in state.to_pylist()] == expected
 
@@ -205,6 +251,11 @@ def test_means():
     assert run("mean(price)", [Decimal("0.10"), Decimal("0.20")]) == pytest.approx(0.15)
     assert run("mean(amount)", [None, None]) is None
     assert run("mean(serial)", [2**64 - 1, 2**64 - 1]) == 2.0**64
+
+
+def test_conditions_are_counted_where_they_are_true():
+    assert run("count_if(premium)", [True, None, False, True], (2,)) == 2
+    assert run("count_if(premium)", [None, False]) == 0
 
 
 def test_of_minus_zero_and_zero_neither_is_less():
@@ -230,7 +281,7 @@ def test_an_estimate_does_not_depend_on_when_sketches_are_made():
     function, field = FUNCTIONS["approx_distinct"], Field("page", "string")
     groups = Groups(np.repeat([0, 1, 2], [2000, 3, 300]), 3)
     values = pa.array([f"v{i}" for i in range(len(groups.ids))])
-    states = function.partial(groups, values, field)
+    states = function.partial(groups, values, field, NO_TIMES)
     at_once = function.finalise(function.seal(states, 0)[:1], field)
     for limit in (2, 100, 1000):
         early = function.seal(states, limit)

@@ -377,3 +377,41 @@ def test_a_zone_means_what_python_says():
         local = dt.datetime(2026, 7, 1, 12, tzinfo=ZoneInfo(zone))
         field = Field("v", "timestamp", zone=zone)
         assert parse(field, "2026-07-01T12:00:00") == [local.astimezone(dt.UTC)]
+
+
+# ------------------------------------------------------------------------- columns of one layout
+
+_LAYOUTS = ("0000-00-00", "00:00", "00:00:00", "00:00:00.0", "0000-00-00T00:00Z",
+            "0000-00-00 00:00:00", "0000-00-00T00:00:00.000Z", "0000-00-00 00:00:00.000000Z",
+            "0000-00-00T00:00:00.0000000Z", "0000-00-00T00:00:00+00:00")  # fmt: skip
+
+
+@st.composite
+def alike(draw: st.DrawFn) -> list[str | None]:
+    """Texts of one layout, most of them right; or nearly."""
+    layout = draw(st.sampled_from(_LAYOUTS))
+    good = st.datetimes().map(lambda t: _filled(layout, t))
+    digits = st.text("0123456789:;?", min_size=len(layout), max_size=len(layout))
+    near = digits.map(
+        lambda d: "".join(a if b == "0" else b for a, b in zip(d, layout, strict=True))
+    )
+    year_0 = good.map(lambda text: "0000" + text[4:])
+    odd = good.flatmap(lambda t: st.integers(0, len(t) - 1).map(lambda i: t[:i] + "x" + t[i + 1 :]))
+    texts = draw(st.lists(good, min_size=1, max_size=100))
+    return texts + draw(st.lists(st.one_of(good, near, year_0, odd, st.none()), max_size=3))
+
+
+def _filled(layout: str, value: dt.datetime) -> str:
+    text = value.isoformat("T", "microseconds") + "0"
+    text = text if layout.startswith("0000") else text[11:]
+    return "".join(text[i] if c == "0" and i < len(text) else c for i, c in enumerate(layout))
+
+
+@settings(max_examples=300)
+@given(
+    alike(), st.sampled_from((DATE, TIME, TIMESTAMP, Field("v", "timestamp", zone="Asia/Tokyo")))
+)
+def test_a_column_of_one_layout_is_judged_like_any_other(texts, field):
+    """A look at all of its texts at once tells what a regular expression would tell of each."""
+    odd_one = "x"  # with which a column has no layout
+    assert parse(field, *texts) == parse(field, *texts, odd_one)[:-1]

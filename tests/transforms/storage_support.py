@@ -8,8 +8,8 @@ import pytest
 from millstream.transforms import storage
 
 OPERATIONS = (
-    "write_once", "write_replace", "move", "delete", "delete_folder", "list_files", "read_bytes",
-    "open_write", "exists",
+    "write_once", "write_replace", "move", "delete", "delete_folder", "delete_empty_folder",
+    "list_files", "read_bytes", "open_write", "exists",
 )  # fmt: skip
 
 

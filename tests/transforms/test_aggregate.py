@@ -46,13 +46,24 @@ CONTRACT = Contract(
     ),
     event_time="ts",
 )
-SPEC = aggregate_spec(
-    "page_views",
-    window={"fixed": "1m"},
-    by=["page", "premium"],
-    metrics={"events": "count()", "amount": "sum(amount)", "users": "approx_distinct(user)"},
-    contract=CONTRACT,
-)
+
+
+def spec_of(window):
+    metrics = {"events": "count()", "amount": "sum(amount)", "users": "approx_distinct(user)"}
+    return aggregate_spec(
+        "page_views", window=window, by=["page", "premium"], metrics=metrics, contract=CONTRACT
+    )
+
+
+SPEC = spec_of({"fixed": "1m"})
+OTHER_SPECS = [
+    pytest.param(spec_of(window), id=next(iter(window)))
+    for window in (
+        {"sliding": "10m", "every": "4m"},
+        {"session": "8s"},
+        {"daily": "Atlantic/Reykjavik"},
+    )
+]
 
 
 def batch_of(size, seed=0, source="a.jsonl", pages=7):
@@ -81,10 +92,10 @@ def expected(batches, spec=SPEC):
     return states, finalise(states, spec)
 
 
-def run_pipeline(batches, checks, options=(), **arguments):
+def run_pipeline(batches, checks, options=(), spec=SPEC, **arguments):
     with beam.Pipeline(options=PipelineOptions([f"--runner={RUNNER}", *options])) as pipeline:
         records = pipeline | beam.Create(batches) | beam.Reshuffle()
-        result: Any = records | "Aggregate" >> Aggregate(SPEC, contribution="run", **arguments)
+        result: Any = records | "Aggregate" >> Aggregate(spec, contribution="run", **arguments)
         assert result.states.element_type is result.visible.element_type is pa.RecordBatch
         for name, check in checks.items():
             assert_that(getattr(result, name), check, label=f"Check_{name}")
@@ -102,13 +113,13 @@ def same_table(want, names=("page", "premium")):
 BATCHES = [batch_of(3000, i, f"{'ab'[i % 2]}.jsonl") for i in range(6)]
 
 
-def visible_of(batches):
-    return same_table(expected(batches)[1])
+def visible_of(batches, spec=SPEC):
+    return same_table(expected(batches, spec)[1])
 
 
 def states_of(batches, spec=SPEC):
     """States, by what they estimate: the bytes of a sketch depend on the order of arrival."""
-    want, visible = expected(batches)
+    want, visible = expected(batches, spec)
 
     def check(found):
         for batch in found:
@@ -155,6 +166,21 @@ def test_a_pipeline(options, arguments):
         "tallies": tallies_of(BATCHES),
     }
     run_pipeline(BATCHES, checks, options, **arguments)
+
+
+def test_a_pipeline_of_other_windows():
+    with beam.Pipeline(runner=RUNNER) as pipeline:
+        records = pipeline | beam.Create(BATCHES) | beam.Reshuffle()
+        for param in OTHER_SPECS:
+            spec: Any = param.values[0]
+            small = Aggregate(spec, contribution="run", shards=3, max_state_bytes=1)
+            result: Any = records | f"Aggregate_{param.id}" >> small
+            for name, check in {
+                "visible": visible_of(BATCHES, spec),
+                "states": states_of(BATCHES, spec),
+                "tallies": tallies_of(BATCHES),
+            }.items():
+                assert_that(getattr(result, name), check, label=f"{param.id}_{name}")
 
 
 @pytest.mark.slow
@@ -206,9 +232,9 @@ def test_two_aggregates_of_the_same_records():
 # Bundles, without a runner
 
 
-def run_bundles(batches, bundles, max_state_bytes, shards=3):
+def run_bundles(batches, bundles, max_state_bytes, shards=3, spec=SPEC):
     """(shard, batch) elements and tallies of batches that arrive in some bundles."""
-    fn = pickle.loads(pickle.dumps(Aggregate(SPEC, shards=shards, max_state_bytes=max_state_bytes)))
+    fn = pickle.loads(pickle.dumps(Aggregate(spec, shards=shards, max_state_bytes=max_state_bytes)))
     fn = fn._partial
     states, tallies = [], []
     for bundle in bundles:
@@ -227,33 +253,43 @@ def run_bundles(batches, bundles, max_state_bytes, shards=3):
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9)), max_size=8),
+    st.sampled_from([SPEC, *(param.values[0] for param in OTHER_SPECS)]),
     st.sampled_from([1, 5_000, 20_000, 1 << 26]),
     st.integers(1, 4),
     st.randoms(),
 )
-def test_any_bundles_give_the_same(sizes, max_state_bytes, shards, chance):
+def test_any_bundles_give_the_same(sizes, spec, max_state_bytes, shards, chance):
     batches = [batch_of(size, seed) for size, seed in sizes]
     order = list(range(len(batches)))
     chance.shuffle(order)
     cuts = sorted(chance.randrange(len(order) + 1) for _ in range(3))
     bundles = [order[a:b] for a, b in zip([0, *cuts], [*cuts, len(order)], strict=True)]
-    elements, tallies = run_bundles(batches, bundles, max_state_bytes, shards)
+    elements, tallies = run_bundles(batches, bundles, max_state_bytes, shards, spec)
     assert sum(t.rows for t in tallies) == sum(b.num_rows for b in batches)
     assert all(batch.num_rows for _, batch in elements)
 
-    merge = Aggregate(SPEC, max_state_bytes=max_state_bytes)._merge
+    merge = Aggregate(spec, max_state_bytes=max_state_bytes)._merge
     states, visible = [], []
     for shard in {shard for shard, _ in elements}:
         group = [batch for s, batch in elements if s == shard]
         chance.shuffle(group)
+        results = []
         for output in merge.process((shard, group)):
             if isinstance(output, TaggedOutput):
                 assert output.tag == VISIBLE
-                visible.append(output.value)
+                results.append(output.value)
             else:
                 states.append(output)
-    same_table(expected(batches)[1])(visible)
-    assert len(pa.Table.from_batches(states, state_schema(SPEC))) == len(expected(batches)[0])
+        assert_sorted(results)
+        visible += results
+    same_table(expected(batches, spec)[1])(visible)
+    assert len(pa.Table.from_batches(states, state_schema(spec))) == len(expected(batches, spec)[0])
+
+
+def assert_sorted(results):
+    table = pa.Table.from_batches(results)
+    by = [(name, "ascending") for name in ("window_start", "page", "premium")]
+    assert table.equals(table.sort_by(by))
 
 
 def test_a_bundle_that_failed_leaves_nothing_behind():
@@ -315,6 +351,30 @@ def test_shards_are_the_same_in_every_process_and_version():
 
 
 GOLDEN_SHARDS = [946, 610, 813, 754, 591, 193, 141, 983, 340, 694, 665, 856]
+
+
+@pytest.mark.parametrize("spec", OTHER_SPECS)
+def test_all_slices_of_a_key_meet_where_windows_are_made_of_several(spec):
+    states, _ = expected(BATCHES, spec)
+    shards: dict[Any, set[int]] = {}
+    for keys, shard in zip(
+        states.select(["page", "premium"]).to_pylist(), shard_of(states, spec, 100), strict=True
+    ):
+        shards.setdefault(tuple(keys.values()), set()).add(shard)
+    assert len(shards) == 16
+    together = all(len(found) == 1 for found in shards.values())
+    assert together == spec.window.joins_slices
+    assert len(set.union(*shards.values())) > 8
+
+
+def test_without_keys_all_slices_meet():
+    spec = aggregate_spec(
+        "a", window={"session": "1s"}, by=[], metrics={"n": "count()"}, contract=CONTRACT
+    )
+    states, visible = expected(BATCHES, spec)
+    assert len(states) > 100
+    assert len(set(shard_of(states, spec, 8))) == 1
+    run_pipeline(BATCHES, {"visible": same_table(visible, ())}, spec=spec)
 
 
 def test_shards_are_of_about_one_size():

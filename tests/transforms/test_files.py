@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import itertools
+import lzma
 import os
 import random
 import re
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import zstandard
 from apache_beam.io.filesystem import FileMetadata, FileSystem, MatchResult
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -153,13 +156,16 @@ def test_ranges_cover_each_byte_once(sizes, range_bytes):
         assert all(a.end == b.start for a, b in itertools.pairwise(own))
         assert all(p.start < (p.end or 0) for p in own) or file.size == 0
         assert all((p.end or 0) - p.start <= range_bytes * 9 // 8 for p in own)
-        assert not any(p.gzip for p in own)
+        assert not any(p.compression for p in own)
 
 
-def test_a_compressed_file_is_one_range():
-    plain, packed = InputFile("f", 10**9, "1"), InputFile("f.gz", 10**9, "1")
-    assert file_ranges([packed]) == [FileRange(packed, 0, None, True)]
-    assert file_ranges([plain], "gzip") == [FileRange(plain, 0, None, True)]
+@pytest.mark.parametrize(
+    ("ending", "codec"), [("gz", "gzip"), ("bz2", "bzip2"), ("zst", "zstd"), ("xz", "xz")]
+)
+def test_a_compressed_file_is_one_range(ending, codec):
+    plain, packed = InputFile("f", 10**9, "1"), InputFile(f"f.{ending}", 10**9, "1")
+    assert file_ranges([packed]) == [FileRange(packed, 0, None, codec)]
+    assert file_ranges([plain], codec) == [FileRange(plain, 0, None, codec)]
     assert len(file_ranges([packed], "none")) > 10
     assert len(file_ranges([plain])) == len(file_ranges([packed], "none"))
 
@@ -176,7 +182,7 @@ def test_ranges_of_a_file_give_its_lines_once(tmp_path_factory, data):
 
 def test_a_range_starts_one_byte_early_and_reads_no_further_than_it_must(tmp_path):
     data = bytes(range(256)) * 4096
-    part = FileRange(written(tmp_path / "f", data), 1000, 300_000, False)
+    part = FileRange(written(tmp_path / "f", data), 1000, 300_000)
     pieces = list(chunks(part, 1 << 17))
     assert b"".join(pieces) == data[999:]
     ends = itertools.accumulate(map(len, pieces), initial=999)
@@ -229,7 +235,7 @@ def test_a_plain_file_that_has_become_shorter(tmp_path, left):
     reason = f"ends at byte {left}, {len(data) - left} bytes before its planned end"
     assert unreadable == Unreadable(end, data[end:left], reason)
     for start in range(1, len(data)):
-        lines, unreadable = records(FileRange(file, start, len(data), False))
+        lines, unreadable = records(FileRange(file, start, len(data)))
         assert unreadable is not None
         assert all(at < left for at, _ in lines)
 
@@ -245,7 +251,7 @@ def test_a_compressed_file_that_has_become_shorter(tmp_path):
     assert f"{len(second)} bytes before its planned end" in unreadable.reason
 
 
-# -------------------------------------------------------------------------------------- gzip
+# -------------------------------------------------------------------------- compressed files
 
 TEXT = b"".join(b'{"n":%d,"t":"%x"}\n' % (i, random.Random(i).getrandbits(64)) for i in range(16))
 LINES = [(m, line) for m, line in zip(
@@ -256,6 +262,21 @@ LINES = [(m, line) for m, line in zip(
 
 def members(*parts: bytes) -> bytes:
     return b"".join(gzip.compress(part, mtime=0) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("f.bz2", bz2.compress(TEXT[:111]) + bz2.compress(TEXT[111:])),
+        ("f.zst", zstandard.compress(TEXT[:111]) + zstandard.compress(TEXT[111:])),
+        ("f.xz", lzma.compress(TEXT[:111]) + lzma.compress(TEXT[111:])),
+    ],
+)
+def test_a_file_is_read_as_its_name_says(tmp_path, name, data):
+    assert records(whole(written(tmp_path / name, data)), 100) == (LINES, None)
+    found, unreadable = records(whole(written(tmp_path / name, data[:-1])), 100)
+    assert found == LINES[: len(found)]
+    assert "is truncated" in unreadable.reason
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 100, 1 << 16])

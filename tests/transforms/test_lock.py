@@ -108,6 +108,21 @@ def test_who_lost_the_lock_is_told(folder):
     assert holder(folder).expires > 0
 
 
+def test_a_lock_that_was_overwritten_is_lost(folder):
+    """A store that cannot refuse to overwrite lets two take the same number; the later has it."""
+    first, second = RunLock(folder, "r1"), RunLock(folder, "r2")
+    first.acquire()
+    [second._path] = storage.list_files(folder)
+    storage.write_replace(second._path, second._holder(time.time() + 60))
+    for question in (first.check, first.renew):
+        with pytest.raises(LockLost, match="taken the lock over"):
+            question()
+    first.release()
+    second.check()
+    assert holder(folder).run_id == "r2"
+    assert holder(folder).expires > 0
+
+
 @settings(max_examples=100)
 @given(st.lists(st.integers(0, 2), max_size=60), st.booleans())
 def test_of_racing_runs_one_gets_it(tmp_path_factory, schedule, abandoned):

@@ -3,11 +3,12 @@
 import errno
 import os
 import pickle
+import sys
 import threading
 
 import pytest
 from apache_beam.io.filesystem import BeamIOError, FileMetadata, FileSystem
-from millstream.transforms import storage
+from millstream.transforms import object_stores, storage
 from millstream.transforms.storage import StorageError
 
 
@@ -210,6 +211,95 @@ def test_a_file_in_the_way(tmp_path):
 def test_an_unknown_scheme_says_what_to_install():
     with pytest.raises(StorageError, match=r"cannot read nope://x/y: .*apache-beam"):
         storage.read_bytes("nope://x/y")
+
+
+@pytest.mark.parametrize(
+    ("path", "module", "words"),
+    [
+        ("gs://b/x", "google.auth", r"needs google-cloud-storage; .* 'millstream\[gcp\]'"),
+        ("s3://b/x", "boto3", r"needs boto3; .* 'millstream\[s3\]'"),
+    ],
+)
+def test_a_store_whose_client_is_not_there_says_what_to_install(monkeypatch, path, module, words):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(object_stores, "_open", {})
+    for action in (storage.read_bytes, storage.list_files, storage.exists):
+        with pytest.raises(StorageError, match=rf"cannot [\w ]+ {path}: {words}"):
+            action(path)
+
+
+class _Answer(Exception):
+    """What boto3 raises, as far as it is looked at."""
+
+    def __init__(self, status):
+        self.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
+
+
+@pytest.mark.parametrize(
+    ("answers", "said", "conditions"),
+    [
+        ([], True, ["*"]),
+        ([412], False, ["*"]),
+        ([409, 409], True, ["*", "*", "*"]),  # another writer was at it, and gave up
+        ([409, 412], False, ["*", "*"]),
+        ([501], True, ["*", None]),  # a store that knows no condition
+        ([403], 403, ["*"]),
+        ([409] * 9, 409, ["*"] * 5),
+    ],
+)
+def test_a_conditional_write(monkeypatch, answers, said, conditions):
+    monkeypatch.setattr(object_stores.time, "sleep", lambda seconds: None)
+    asked = []
+
+    def write(Key, IfNoneMatch=None):
+        assert Key == "x"
+        asked.append(IfNoneMatch)
+        if answers:
+            raise _Answer(answers.pop(0))
+
+    try:
+        found = object_stores._where_free(write, Key="x")
+    except _Answer as error:
+        found = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    assert (found, asked) == (said, conditions)
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        ([], {}),
+        (["--runner=X", "--streaming"], {}),
+        (
+            ["--s3_endpoint_url=http://h:1/?a=b", "--s3_access_key_id", "k", "--s3_region_name"],
+            {"AWS_ENDPOINT_URL_S3": "http://h:1/?a=b", "AWS_ACCESS_KEY_ID": "k",
+             "AWS_DEFAULT_REGION": ""},
+        ),
+    ],
+)  # fmt: skip
+def test_worker_processes_learn_of_s3_by_the_environment(monkeypatch, flags, found):
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(object_stores, "_flags", None)
+    storage.use_options(flags)
+    assert os.environ == found
+
+
+def test_options_reach_beams_file_systems_before_there_is_a_pipeline(monkeypatch):
+    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.pipeline_options import S3Options
+
+    monkeypatch.setattr(FileSystems, "_pipeline_options", None)
+    monkeypatch.setattr(object_stores, "_flags", None)
+    monkeypatch.setattr(object_stores, "_open", {})
+    made = []
+    monkeypatch.setitem(
+        object_stores._STORES, "s3", lambda options: made.append(options.view_as(S3Options)) or made
+    )
+    storage.use_options(["--s3_api_version=1", "--runner=X"])
+    object_stores.store_of("s3://b/x")
+    object_stores.store_of("s3://b/y")
+    storage.use_options(["--s3_api_version=2"])
+    object_stores.store_of("s3://b/x")
+    assert [options.s3_api_version for options in made] == ["1", "2"]
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
-"""Files to byte chunks: matching patterns, splitting into ranges, decompressing.
+"""Files to byte chunks: matching patterns, splitting into ranges, reading what was planned.
 
-A plain file is split into ranges that are read in parallel; a gzip file is one range, since it can
-only be read from its start. Offsets in a gzip file count decompressed bytes.
+A plain file is split into ranges that are read in parallel; a compressed file is one range, since
+it can only be read from its start. Offsets in a compressed file count decompressed bytes.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import fnmatch
 import glob
 import itertools
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from .. import storage
 from ..plan import InputFile
+from ..progress import PROGRESS
+from .compression import Compression, compression_of, decompressed
 from .lines import BrokenStream
 
 CHUNK_BYTES = 8 << 20
@@ -23,20 +24,21 @@ CHUNK_BYTES = 8 << 20
 RANGE_BYTES = 64 << 20
 """How much of a plain file one worker reads."""
 
-Compression = Literal["auto", "gzip", "none"]
-
 
 class NoFiles(ValueError):
     """A pattern that matches no file."""
 
 
 class FileRange(NamedTuple):
-    """A part of a file: the bytes [start, end); ``end`` is ``None`` for a compressed file."""
+    """A part of a file: the bytes [start, end); ``end`` is ``None`` for a compressed file.
+
+    ``compression`` is empty for a plain file.
+    """
 
     file: InputFile
     start: int
     end: int | None
-    gzip: bool
+    compression: str = ""
 
 
 def match_files(patterns: Sequence[str], allow_none: bool = False) -> list[InputFile]:
@@ -60,14 +62,10 @@ def match_files(patterns: Sequence[str], allow_none: bool = False) -> list[Input
 
 def _match(pattern: str) -> list[InputFile]:
     if storage.is_remote(pattern):
-        from apache_beam.io.filesystems import FileSystems
-
-        with storage.named(pattern, "match"):
-            metadata = FileSystems.match([pattern])[0].metadata_list
         return [
-            InputFile(m.path, m.size_in_bytes, str(m.last_updated_in_seconds))
-            for m in metadata
-            if not _is_hidden(m.path, pattern)
+            InputFile(*file)
+            for file in storage.match_remote(pattern)
+            if not _is_hidden(file.path, pattern)
         ]
     pattern = storage.absolute(pattern)
     names = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
@@ -104,15 +102,14 @@ def file_ranges(
     """Ranges that together are the files, each byte in one."""
     ranges = []
     for file in files:
-        gzip = compression == "gzip" or (compression == "auto" and file.source.endswith(".gz"))
-        if gzip:
-            ranges.append(FileRange(file, 0, None, True))
+        if codec := compression_of(file.source, compression):
+            ranges.append(FileRange(file, 0, None, codec))
             continue
         bounds = [*range(0, max(file.size, 1), range_bytes), file.size]
         # a last range of a few bytes is not worth a worker
         if len(bounds) > 2 and bounds[-1] - bounds[-2] < range_bytes // 8:
             del bounds[-2]
-        ranges += [FileRange(file, a, b, False) for a, b in itertools.pairwise(bounds)]
+        ranges += [FileRange(file, a, b) for a, b in itertools.pairwise(bounds)]
     return ranges
 
 
@@ -123,24 +120,33 @@ def chunks(part: FileRange, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
         BrokenStream: truncated or corrupt compressed data, or a file shorter than planned.
         StorageError: the file cannot be read, or has changed since it was planned.
     """
-    with storage.open_read(part.file.source) as stream:
-        _refuse_changed(part.file)
-        if part.gzip:
-            yield from _gunzip(_Planned(stream, part.file), chunk_bytes)
+    with open_planned(part.file) as stream:
+        file = PlannedFile(stream, part.file)
+        if part.compression:
+            yield from decompressed(part.compression, file.read, chunk_bytes)
         else:
-            yield from _plain(_Planned(stream, part.file), part, chunk_bytes)
+            yield from _plain(file, part, chunk_bytes)
 
 
-def _refuse_changed(planned: InputFile) -> None:
-    if storage.is_remote(planned.source):
-        return
-    now = local_file(planned.source)
-    if now.version != planned.version and now.size == planned.size:
-        with storage.named(planned.source, "read"):
-            raise OSError("the file has changed since the run was planned; run again")
+def open_planned(file: InputFile) -> BinaryIO:
+    """A file object on a file of a plan.
+
+    Raises:
+        StorageError: it cannot be read, or has changed since it was planned. A local file may have
+            become longer or shorter. On an object store a change may come to light in reading only:
+            read within ``storage.named``.
+    """
+    if storage.is_remote(file.source):
+        return storage.open_version(storage.StoredFile(file.source, file.size, file.version))
+    stream = storage.open_read(file.source)
+    now = local_file(file.source)
+    if now.version != file.version and now.size == file.size:
+        stream.close()
+        raise storage.StorageError(f"cannot read {file.source}: {storage.CHANGED}", file.source)
+    return stream
 
 
-class _Planned:
+class PlannedFile:
     """A file as long as it was when the run was planned: what came later is another run's."""
 
     def __init__(self, stream: BinaryIO, file: InputFile) -> None:
@@ -166,10 +172,11 @@ class _Planned:
         if not data:
             raise BrokenStream(f"ends at byte {self.at}, {missing} bytes before its planned end")
         self.at += len(data)
+        PROGRESS.bytes += len(data)
         return data
 
 
-def _plain(file: _Planned, part: FileRange, chunk_bytes: int) -> Iterator[bytes]:
+def _plain(file: PlannedFile, part: FileRange, chunk_bytes: int) -> Iterator[bytes]:
     file.seek(max(part.start - 1, 0))
     while True:
         # up to our end, and past it only as far as our last line goes
@@ -178,29 +185,3 @@ def _plain(file: _Planned, part: FileRange, chunk_bytes: int) -> Iterator[bytes]
         if not data:
             return
         yield data
-
-
-def _gunzip(file: _Planned, chunk_bytes: int) -> Iterator[bytes]:
-    """Decompress all members of a gzip file (RFC 1952), in chunks of bounded size."""
-    member = zlib.decompressobj(wbits=31)
-    pending, started = b"", False
-    while True:
-        if not pending:
-            pending = file.read(256 << 10)
-            if not pending:
-                if started and not member.eof:
-                    raise BrokenStream("is truncated: the compressed data ends too early")
-                return
-        if member.eof:
-            pending = pending.lstrip(b"\0")  # padding between or after members
-            if not pending:
-                continue
-            member, started = zlib.decompressobj(wbits=31), False
-        try:
-            data = member.decompress(pending, chunk_bytes)
-            started = True
-        except zlib.error as error:
-            raise BrokenStream(f"is corrupt: {error}") from error
-        pending = member.unconsumed_tail or member.unused_data
-        if data:
-            yield data

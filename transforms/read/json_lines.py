@@ -1,4 +1,4 @@
-"""Reading JSON lines files, plain and gzip."""
+"""Reading JSON lines files, plain and compressed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..coder import RecordBatchCoder  # registers it  # noqa: F401
 from ..dead_letters import Origin
 from ..error_handling import HandlesErrors
 from ..plan import InputFile
+from ..progress import PROGRESS
 from ..stage_result import StageResult
 from ..tallies import DEAD_LETTERS, TALLIES, Tally
 from .files import RANGE_BYTES, Compression, FileRange, chunks, file_ranges, match_files
@@ -35,7 +36,7 @@ class ReadFromJsonLines(HandlesErrors):
     Args:
         files: patterns, or files of a plan. Patterns are matched when the pipeline is built.
         allow_no_match: a pattern may match nothing.
-        compression: ``auto`` goes by the name's ending (``.gz``).
+        compression: ``auto`` goes by the name's ending (see :mod:`.compression`).
 
     Raises:
         NoFiles: a pattern matches nothing.
@@ -87,6 +88,7 @@ class _ReadRange(beam.DoFn):
         for piece in cut_lines(chunks(part), part.start, part.end, self._max_record_bytes):
             if isinstance(piece, Lines):
                 self._read[source] += len(piece.payloads)
+                PROGRESS.records += len(piece.payloads)
                 yield payload_batch(source, piece)
             else:
                 self._read[source] += 1

@@ -25,8 +25,10 @@ from ..coder import RecordBatchCoder  # registers it  # noqa: F401
 from ..dead_letters import Origin, refused_batch
 from ..error_handling import HandlesErrors
 from ..plan import InputFile
+from ..progress import PROGRESS
 from ..stage_result import StageResult
 from ..tallies import DEAD_LETTERS, TALLIES, Tally
+from .ahead import read_ahead
 from .files import FileRange, match_files
 from .lines import Oversize, Unreadable
 from .regions import region_letter
@@ -124,9 +126,11 @@ class _ReadRange(beam.DoFn):
     def process(self, part: FileRange) -> Iterator[Any]:
         source = part.file.source
         self._read[source] += 0  # an empty file is in the ledger too
-        for piece in self._reader.read(part):
+        for piece in read_ahead(self._reader.read(part)):
             if isinstance(piece, Piece):
                 self._read[source] += len(piece.positions)
+                PROGRESS.records += len(piece.positions)
+                PROGRESS.dead += len(piece.decoded.refused)
                 yield from self._outputs(source, piece)
             else:
                 self._read[source] += 1

@@ -44,7 +44,8 @@ class WriteTo(beam.PTransform):
     columns (``_source``, ``_position``, ``_payload``) are left out.
 
     Args:
-        uri: the destination, such as ``parquet:DIR`` or ``jsonl:gs://bucket/DIR``.
+        uri: the destination, such as ``parquet:DIR``, ``csv:gs://bucket/DIR`` or
+            ``parquet:DIR?partition_by=country,date(ts)&target_size=128MB``.
         name: the output's name: the first part of its file names.
         run_id: names this write. A pipeline that runs twice under one run id writes once, if it
             gives the same files; other content is refused. Without one, every pipeline that is
@@ -52,7 +53,8 @@ class WriteTo(beam.PTransform):
         keep_identity: write the identity columns too.
 
     Raises:
-        DestinationError: the URI cannot be used.
+        DestinationError: the URI cannot be used; or, in the pipeline, batches lack a column to
+            partition by.
         PlanError: the name or run id cannot stand in a file name.
         StorageError: in the pipeline, when a file cannot be written.
         CommitConflict: in the pipeline, when the run id is held with other content.

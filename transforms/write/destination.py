@@ -11,10 +11,15 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ..plan import Token, checked_name
 from ..receipts import Receipt
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from .layout import Layout
 
 OutputKind = Literal["records", "aggregates", "dead_letters", "side"]
 """``records`` and ``aggregates`` have rows in the ledger; ``dead_letters`` count as dead in all of
@@ -45,12 +50,25 @@ class Destination(ABC):
         name: the output's name, in file names and beside the token.
         format: how rows are staged, a key of :data:`.formats.FORMATS`.
         home: the folder whose ``_millstream`` folder holds what is millstream's own.
+        layout: how staged files are cut; without one, by size alone.
     """
 
     uri: str
     name: str
     format: str
     home: str
+    layout: Layout | None = None
+
+    def check(self, schema: pa.Schema) -> None:
+        """See before a run whether rows of a schema can be written here.
+
+        Args:
+            schema: the columns that will be written: identity columns only if they are kept.
+
+        Raises:
+            DestinationError: they cannot; the message names what does not fit.
+        """
+        return
 
     @property
     @abstractmethod
@@ -93,7 +111,7 @@ class Output:
         object.__setattr__(self, "uri", found.uri)
 
 
-_MODULES = {"parquet": "files", "jsonl": "files"}
+_MODULES = {"parquet": "files", "jsonl": "files", "csv": "files", "avro": "files"}
 """Scheme → the module of this package whose ``open_destination`` makes it."""
 
 _EXTRAS: dict[str, str] = {}
@@ -101,10 +119,11 @@ _EXTRAS: dict[str, str] = {}
 
 
 def destination(uri: str, name: str = "part") -> Destination:
-    """The destination of a URI such as ``parquet:/data/events`` or ``jsonl:gs://bucket/events``.
+    """The destination of a URI such as ``parquet:/data/events?partition_by=country`` or
+    ``jsonl:gs://bucket/events``.
 
     Raises:
-        DestinationError: unknown scheme, nothing after it, or what it needs is not installed.
+        DestinationError: unknown scheme or option, no place, or what it needs is not installed.
     """
     checked_name(name, "output name")
     scheme, colon, rest = uri.partition(":")

@@ -8,25 +8,36 @@ readers by glob see whole files.
 
 from __future__ import annotations
 
+import io
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from .. import storage
 from ..plan import Token
 from ..receipts import Part, Receipt
-from .destination import CommitConflict, Committed, Destination
+from .destination import CommitConflict, Committed, Destination, DestinationError
+from .formats import FORMATS
+from .layout import Layout, parse_layout
+from .partitions import check_partitions, stripped
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FORMAT = "millstream.manifest/1"
 PRIVATE = "_millstream"
+STATES_ENDING = "parquet.states"
+"""Of files of partial states: ``**/*.parquet``, which readers of partitions write, is not them."""
 KEEP = 16
 """How many manifest snapshots are kept for readers that have just listed them."""
 
 
 class ManifestFile(msgspec.Struct, frozen=True):
-    """A live file. ``path`` is relative to the destination's folder."""
+    """A live file. ``path`` is relative to the destination's folder, the partition's included."""
 
     path: str
     part: Part
@@ -64,12 +75,22 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class FilesDestination(Destination):
-    """Parquet or JSON lines files in ``folder``."""
+    """Parquet, JSON lines, CSV or Avro files in ``home``, or in partition folders below it."""
 
     uri: str
     name: str
     format: str
     home: str
+    layout: Layout = field(default_factory=Layout)
+
+    def check(self, schema: pa.Schema) -> None:
+        check_partitions(self.layout.partition_by, schema)
+        gone = stripped(self.layout.partition_by)
+        kept = schema.empty_table().select([n for n in schema.names if n not in gone]).schema
+        try:
+            FORMATS[self.format](io.BytesIO(), kept).close()
+        except (TypeError, ValueError, NotImplementedError) as exc:  # Arrow's derive from these
+            raise DestinationError(f"{self.format}: {exc}") from exc
 
     @property
     def staging(self) -> str:
@@ -104,7 +125,7 @@ class FilesDestination(Destination):
             for _, file in files:
                 # A commit that was first may have come between our moves and our manifest.
                 if file.path not in live:
-                    storage.delete(storage.join(self.home, file.path))
+                    self.delete_final(file.path)
             raise CommitConflict(
                 f"output {self.name!r} already holds run {token.run_id} with other content "
                 f"({held.rows} rows, in {self.home}); give this run another run id"
@@ -127,18 +148,42 @@ class FilesDestination(Destination):
     def _tidy(self, entry: Entry) -> None:
         """Delete what the commit put out of use. Safe to repeat, and to leave out."""
         for path in entry.replaced:
-            storage.delete(storage.join(self.home, path))
+            self.delete_final(path)
         staged = storage.join(self.staging, entry.run_id)
         storage.delete_folder(storage.join(staged, self.name))
         storage.delete_folder(staged)
-        for path in _manifests(self.home)[:-KEEP]:
+        for path in manifests(self.home)[:-KEEP]:
             storage.delete(path)
+
+    def delete_final(self, path: str) -> None:
+        """Delete a final file by its path in ``home``, and partition folders that it leaves empty.
+
+        It may be missing.
+        """
+        storage.delete(storage.join(self.home, path))
+        folder = path.rpartition("/")[0]
+        while folder and not folder.startswith(PRIVATE):
+            storage.delete_empty_folder(storage.join(self.home, folder))
+            folder = folder.rpartition("/")[0]
 
 
 def open_destination(scheme: str, rest: str, name: str) -> FilesDestination:
-    """The destination of ``scheme:rest``; the scheme is the files' format."""
-    home = storage.absolute(rest.removeprefix("file://"))
-    return FilesDestination(f"{scheme}:{home}", name, scheme, home)
+    """The destination of ``scheme:DIR?partition_by=…&target_size=…``; the scheme is the format.
+
+    Raises:
+        DestinationError: an option is unknown, or its value cannot be used.
+    """
+    place, _, query = rest.partition("?")
+    if not place:
+        raise DestinationError(f"{scheme}: names no place; write {scheme}:DIRECTORY")
+    home = storage.absolute(place.removeprefix("file://"))
+    try:
+        layout = parse_layout(query)
+    except DestinationError as exc:
+        raise DestinationError(f"{scheme}: {exc}") from None
+    options = layout.query()
+    uri = f"{scheme}:{home}?{options}" if options else f"{scheme}:{home}"
+    return FilesDestination(uri, name, scheme, home, layout)
 
 
 def read_manifest(folder: str) -> Manifest:
@@ -148,20 +193,24 @@ def read_manifest(folder: str) -> Manifest:
         StorageError: it cannot be read, or is of a later format.
     """
     while True:
-        paths = _manifests(folder)
+        paths = manifests(folder)
         if not paths:
             return Manifest()
         try:
             data = storage.read_bytes(paths[-1])
         except storage.StorageError:
-            if _manifests(folder)[-1:] == paths[-1:]:
+            if manifests(folder)[-1:] == paths[-1:]:
                 raise
             continue  # tidied away since we listed it: there is a newer one
         return _decode(paths[-1], data)
 
 
-def live_files(uri: str, part: Part = "data") -> list[str]:
-    """Paths of the committed files of ``parquet:DIR`` or ``jsonl:DIR``, of all outputs and runs."""
+def live_files(uri: str, part: Part = "data", *, except_run: str = "") -> list[str]:
+    """Paths of the committed files of ``parquet:DIR`` and its like, of all outputs and runs.
+
+    Args:
+        except_run: a run id whose files are left out.
+    """
     from .destination import destination
 
     home = destination(uri).home
@@ -169,11 +218,12 @@ def live_files(uri: str, part: Part = "data") -> list[str]:
         storage.join(home, file.path)
         for entry in read_manifest(home).entries
         for file in entry.files
-        if file.part == part
+        if file.part == part and entry.run_id != except_run
     ]
 
 
-def _manifests(folder: str) -> list[str]:
+def manifests(folder: str) -> list[str]:
+    """Paths of a folder's manifests, the newest last."""
     return storage.list_files(storage.join(folder, PRIVATE, "manifests"), ".json")
 
 
@@ -196,6 +246,22 @@ def _decode(path: str, data: bytes) -> Manifest:
     return manifest
 
 
+_ENDINGS = "|".join(map(re.escape, (*FORMATS, STATES_ENDING)))
+_FINAL_NAME = re.compile(rf"(?P<stem>.+)-[0-9a-f]{{16}}(-\d+)?\.({_ENDINGS})")
+
+
+def run_of(name: str, output: str) -> str | None:
+    """The run that an output's file belongs to, by the file's name; ``None`` if it is none of its.
+
+    >>> run_of("clicks-r1-0123456789abcdef.parquet", "clicks")
+    'r1'
+    """
+    found = _FINAL_NAME.fullmatch(name)
+    if found is None or not found["stem"].startswith(f"{output}-"):
+        return None
+    return found["stem"].removeprefix(f"{output}-")
+
+
 def _final_files(
     destination: FilesDestination, token: Token, receipts: Sequence[Receipt]
 ) -> list[tuple[Receipt, ManifestFile]]:
@@ -206,12 +272,14 @@ def _final_files(
     """
     seen: Counter[str] = Counter()
     found: list[tuple[Receipt, ManifestFile]] = []
-    for receipt in sorted(receipts, key=lambda r: (r.part, r.sha256, r.path)):
+    for receipt in sorted(receipts, key=lambda r: (r.part, r.folder, r.sha256, r.path)):
+        folder = f"{PRIVATE}/states" if receipt.part == "states" else receipt.folder
         stem = f"{destination.name}-{token.run_id}-{receipt.sha256[:16]}"
-        folder = f"{PRIVATE}/states/" if receipt.part == "states" else ""
-        count = seen[folder + stem]
-        seen[folder + stem] += 1
-        path = f"{folder}{stem}{f'-{count}' if count else ''}.{destination.format}"
+        stem = f"{folder}/{stem}" if folder else stem
+        count = seen[stem]
+        seen[stem] += 1
+        ending = STATES_ENDING if receipt.part == "states" else destination.format
+        path = f"{stem}{f'-{count}' if count else ''}.{ending}"
         file = ManifestFile(path, receipt.part, receipt.rows, receipt.bytes, receipt.sha256)
         found.append((receipt, file))
     return found

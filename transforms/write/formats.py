@@ -6,6 +6,9 @@ from typing import BinaryIO, Protocol
 
 import pyarrow as pa
 
+from ..receipts import Part
+from .avro import AvroEncoder
+from .csv import CsvEncoder
 from .jsonl import JsonLinesEncoder
 from .parquet import ParquetEncoder
 
@@ -19,10 +22,27 @@ class Encoder(Protocol):
         """Write a batch; it may stay in memory for a while."""
         ...
 
+    def flush(self) -> None:
+        """Write what is in memory, be it less than a reader would like at a time."""
+        ...
+
     def close(self) -> None:
         """Write what is still in memory, and the file's end. Closes no file object."""
         ...
 
 
-FORMATS: dict[str, type[Encoder]] = {"parquet": ParquetEncoder, "jsonl": JsonLinesEncoder}
+FORMATS: dict[str, type[Encoder]] = {
+    "parquet": ParquetEncoder,
+    "jsonl": JsonLinesEncoder,
+    "csv": CsvEncoder,
+    "avro": AvroEncoder,
+}
 """Format → encoder. The key is also the file name's extension."""
+
+
+def format_of(format: str, part: Part) -> str:
+    """The format that a part of an output is written in, if the output's is ``format``.
+
+    Partial states are Parquet in any case: millstream reads them back, and needs their types.
+    """
+    return "parquet" if part == "states" else format

@@ -31,14 +31,15 @@ class ParquetEncoder:
         self._rows += batch.num_rows
         self._bytes += batch.nbytes
         if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
-            self._write_group()
+            self.flush()
 
     def close(self) -> None:
-        if self._rows:
-            self._write_group()
+        self.flush()
         self._writer.close()
 
-    def _write_group(self) -> None:
+    def flush(self) -> None:
+        if not self._rows:
+            return
         table = pa.Table.from_batches(self._waiting, self._schema)
         self._writer.write_table(table, row_group_size=self._rows)
         self._waiting, self._rows, self._bytes = [], 0, 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO, cast
 
@@ -21,10 +21,16 @@ from .. import coder, storage  # coder: registers itself with Beam  # noqa: F401
 from ..plan import Token
 from ..receipts import Part, Receipt
 from .destination import Destination, Output
-from .formats import FORMATS
+from .formats import FORMATS, format_of
+from .layout import Layout
+from .partitions import check_partitions, split, stripped
 
-TARGET_BYTES = 256 << 20
-"""The size from which on a staged file is closed and another begun."""
+OPEN_FILES = 64
+"""Files of a bundle that are open at a time; those written last stay."""
+GATHERED_BYTES = 256 << 20
+"""What a bundle may hold of partitions' rows before it writes the largest of them."""
+PIECE_BYTES = 4 << 10
+"""What a piece of a batch takes in memory beside its values."""
 
 
 class Stage(beam.PTransform):
@@ -36,10 +42,11 @@ class Stage(beam.PTransform):
         token: the run's token; only its run id names the files.
         part: ``states`` for partial states of aggregates; their column ``rows`` is added up.
         keep_identity: write ``_source``, ``_position`` and ``_payload`` too.
-        target_bytes: the size from which on a file is closed and another begun.
+        target_bytes: the size from which on a file is closed and another begun; else the output's.
 
     Raises:
         StorageError: in the pipeline, when a file cannot be written.
+        DestinationError: in the pipeline, when batches lack a column to partition by.
     """
 
     def __init__(
@@ -49,7 +56,7 @@ class Stage(beam.PTransform):
         *,
         part: Part = "data",
         keep_identity: bool = False,
-        target_bytes: int = TARGET_BYTES,
+        target_bytes: int | None = None,
     ) -> None:
         super().__init__()
         self.fn = StageFn(output, token, part, keep_identity, target_bytes)
@@ -70,67 +77,177 @@ class StageFn(beam.DoFn):
     """
 
     def __init__(
-        self, output: Output, token: Token, part: Part, keep_identity: bool, target_bytes: int
+        self,
+        output: Output,
+        token: Token,
+        part: Part,
+        keep_identity: bool,
+        target_bytes: int | None,
     ) -> None:
-        self._output = output
-        self._token = token
-        self._part: Part = part
-        self._drop = () if keep_identity else IDENTITY
-        self._target_bytes = target_bytes
-        self._sink: Sink | None = None
-        self._receipts: list[Receipt] = []
+        self._make = (output, token, part, () if keep_identity else IDENTITY, target_bytes)
+        self._files: StagedFiles | None = None
 
     def start_bundle(self) -> None:
         self._forget()
+        self._files = StagedFiles(*self._make)
 
     def process(self, element: pa.RecordBatch) -> None:
-        if not element.num_rows:
-            return
-        dropped = [name for name in self._drop if name in element.schema.names]
-        columns = element.drop_columns(dropped) if dropped else element
-        if self._sink and (
-            self._sink.bytes >= self._target_bytes or self._sink.schema != columns.schema
-        ):
-            self._close()
-        if not self._sink:
-            self._sink = Sink(self._output, self._token, self._part, columns.schema)
-        self._sink.write(columns, element)
+        assert self._files is not None
+        self._files.write(element)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        if self._sink:
-            self._close()
-        receipts, self._receipts = self._receipts, []
+        assert self._files is not None
+        receipts = self._files.close()
+        self._files = None
         for receipt in receipts:
             yield GlobalWindows.windowed_value(receipt)
 
     def teardown(self) -> None:
         self._forget()
 
-    def _close(self) -> None:
-        assert self._sink is not None
-        self._receipts.append(self._sink.close())
-        self._sink = None
-
     def _forget(self) -> None:
         """Delete what a bundle left that was never finished."""
+        if self._files:
+            self._files.abandon()
+            self._files = None
+
+
+class StagedFiles:
+    """The files of one bundle: one at a time for each partition, closed at their target size.
+
+    Rows of partitions are gathered, so that most of them are written in one go: neither many
+    partitions nor long bundles hold more than ``GATHERED_BYTES`` and ``OPEN_FILES``.
+
+    Args:
+        dropped: columns that are not written; ``_source`` is counted all the same.
+        target_bytes: else the output's own.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        token: Token,
+        part: Part = "data",
+        dropped: Sequence[str] = (),
+        target_bytes: int | None = None,
+    ) -> None:
+        layout = output.destination.layout or Layout()
+        self._make = (output, token, part)
+        self._dropped = frozenset(dropped)
+        self._partitions = layout.partition_by if part == "data" else ()
+        self._target_bytes = target_bytes or layout.target_bytes
+        self._checked: pa.Schema | None = None
+        self._gathered: dict[str, _Gathered] = {}  # by folder
+        self._open: OrderedDict[str, Sink] = OrderedDict()  # by folder, the latest written last
+        self._receipts: list[Receipt] = []
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Write a batch's rows, each to the file of its partition.
+
+        Raises:
+            StorageError: a file cannot be written, or a partition's folder cannot have its name.
+            DestinationError: the batch lacks a column to partition by.
+        """
+        if not batch.num_rows:
+            return
+        if not self._partitions:
+            return self._write("", batch)
+        # What is neither written nor counted need not be cut.
+        uncut = [n for n in batch.schema.names if n in self._dropped and n != SOURCE]
+        batch = batch.drop_columns(uncut) if uncut else batch
+        self._check(batch.schema)
+        for folder, piece in split(batch, self._partitions):
+            self._gathered.setdefault(folder, _Gathered()).add(piece)
+        if self._held() > GATHERED_BYTES:
+            self._write_largest()
+
+    def close(self) -> list[Receipt]:
+        """End all files; they are on the disk when this returns."""
+        for folder in [*self._open, *(f for f in self._gathered if f not in self._open)]:
+            self._write_gathered(folder)
+            self._close(folder)
+        return self._receipts
+
+    def abandon(self) -> None:
+        """Delete all files, also those that are closed."""
         paths = [receipt.path for receipt in self._receipts]
-        if self._sink:
-            paths.append(self._sink.path)
-            self._sink.abandon()
-        self._sink, self._receipts = None, []
+        for sink in self._open.values():
+            paths.append(sink.path)
+            sink.abandon()
+        self._open.clear()
+        self._gathered.clear()
+        self._receipts = []
         for path in paths:
             # Best effort: the commit clears the whole staging folder of the run.
             with suppress(storage.StorageError):
                 storage.delete(path)
 
+    def _check(self, schema: pa.Schema) -> None:
+        if self._checked is None or schema != self._checked:
+            written = [field for field in schema if field.name not in self._dropped]
+            check_partitions(self._partitions, pa.schema(written))
+            self._checked = schema
+
+    def _held(self) -> int:
+        return sum(gathered.bytes for gathered in self._gathered.values())
+
+    def _write_largest(self) -> None:
+        left = self._held()
+        for folder in sorted(self._gathered, key=lambda f: self._gathered[f].bytes, reverse=True):
+            if left <= GATHERED_BYTES // 2:
+                return
+            left -= self._gathered[folder].bytes
+            self._write_gathered(folder)
+            # Else the encoders would gather in their turn.
+            self._open[folder].flush()
+
+    def _write_gathered(self, folder: str) -> None:
+        if gathered := self._gathered.pop(folder, None):
+            for piece in gathered.pieces:
+                self._write(folder, piece)
+
+    def _write(self, folder: str, batch: pa.RecordBatch) -> None:
+        gone = self._dropped | stripped(self._partitions)
+        dropped = [name for name in batch.schema.names if name in gone]
+        columns = batch.drop_columns(dropped) if dropped else batch
+        sink = self._open.get(folder)
+        if sink and (sink.bytes >= self._target_bytes or sink.schema != columns.schema):
+            self._close(folder)
+            sink = None
+        if not sink:
+            if len(self._open) >= OPEN_FILES:
+                self._close(next(iter(self._open)))
+            sink = self._open[folder] = Sink(*self._make, columns.schema, folder)
+        self._open.move_to_end(folder)
+        sink.write(columns, batch)
+
+    def _close(self, folder: str) -> None:
+        self._receipts.append(self._open[folder].close())
+        del self._open[folder]
+
+
+class _Gathered:
+    """Rows of one partition that wait to be written."""
+
+    def __init__(self) -> None:
+        self.pieces: list[pa.RecordBatch] = []
+        self.bytes = 0
+
+    def add(self, piece: pa.RecordBatch) -> None:
+        self.pieces.append(piece)
+        self.bytes += piece.nbytes + PIECE_BYTES
+
 
 class Sink:
     """One staged file, from its first batch to its receipt."""
 
-    def __init__(self, output: Output, token: Token, part: Part, schema: pa.Schema) -> None:
-        destination = output.destination
-        self.path = staged_path(destination, token.run_id)
+    def __init__(
+        self, output: Output, token: Token, part: Part, schema: pa.Schema, folder: str = ""
+    ) -> None:
+        format = format_of(output.destination.format, part)
+        self.path = staged_path(output.destination, token.run_id, format)
         self.schema = schema
+        self._folder = folder
         self._output = output
         self._part: Part = part
         self._rows = 0
@@ -139,7 +256,7 @@ class Sink:
         self._unreadable: list[str] = []
         self._file = _Hashing(storage.open_write(self.path))
         try:
-            self._encoder = FORMATS[destination.format](cast(BinaryIO, self._file), schema)
+            self._encoder = FORMATS[format](cast(BinaryIO, self._file), schema)
         except BaseException:
             self._file.discard()
             storage.delete(self.path)
@@ -149,6 +266,11 @@ class Sink:
     def bytes(self) -> int:
         """Bytes written so far; what the encoder still gathers is not among them."""
         return self._file.bytes
+
+    def flush(self) -> None:
+        """Write what the encoder gathers."""
+        with storage.named(self.path, "write"):
+            self._encoder.flush()
 
     def write(self, columns: pa.RecordBatch, batch: pa.RecordBatch) -> None:
         """Write ``columns``, and count by ``batch``, which has the identity columns too."""
@@ -177,6 +299,7 @@ class Sink:
             sources=dict(sorted(self._sources.items())),
             contributions=self._contributions,
             unreadable=tuple(sorted(self._unreadable)),
+            folder=self._folder,
         )
 
     def abandon(self) -> None:
@@ -242,20 +365,22 @@ def staged_folder(destination: Destination, run_id: str) -> str:
     return storage.join(destination.staging, run_id, destination.name)
 
 
-def staged_path(destination: Destination, run_id: str) -> str:
+def staged_path(destination: Destination, run_id: str, format: str) -> str:
     """A new name, which no glob for the format's extension matches."""
-    name = f"{uuid.uuid4().hex}.{destination.format}.staged"
+    name = f"{uuid.uuid4().hex}.{format}.staged"
     return storage.join(staged_folder(destination, run_id), name)
 
 
 def stage_batches(output: Output, token: Token, batches: Iterable[pa.RecordBatch]) -> list[Receipt]:
-    """Stage without a pipeline: one file, or none if there are no rows."""
-    sink: Sink | None = None
-    for batch in batches:
-        if batch.num_rows:
-            sink = sink or Sink(output, token, "data", batch.schema)
-            sink.write(batch, batch)
-    return [sink.close()] if sink else []
+    """Stage without a pipeline: a file, or one for each partition; none if there are no rows."""
+    files = StagedFiles(output, token)
+    try:
+        for batch in batches:
+            files.write(batch)
+        return files.close()
+    except BaseException:
+        files.abandon()
+        raise
 
 
 def count_sources(batch: pa.RecordBatch, column: str) -> dict[str, int]:

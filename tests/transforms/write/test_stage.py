@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from millstream.schemas import dead_letters
 from millstream.transforms.receipts import Part
 from millstream.transforms.storage import StorageError
-from millstream.transforms.write import jsonl
+from millstream.transforms.write import gathering
 from millstream.transforms.write.destination import Output
-from millstream.transforms.write.stage import TARGET_BYTES, StageFn, count_sources, unreadable
+from millstream.transforms.write.stage import StageFn, count_sources, unreadable
 from write_support import numbers, token
 
 
@@ -36,7 +36,7 @@ def stage(fn, *batches):
     return [value.value for value in values]
 
 
-def make(to, part: Part = "data", keep_identity=False, target_bytes=TARGET_BYTES):
+def make(to, part: Part = "data", keep_identity=False, target_bytes=None):
     return StageFn(to, token(), part, keep_identity, target_bytes)
 
 
@@ -66,7 +66,7 @@ def test_no_rows_no_file(to, tmp_path):
 
 
 def test_files_roll_at_their_target_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(jsonl, "GATHERED_ROWS", 1)
+    monkeypatch.setattr(gathering, "GATHERED_ROWS", 1)
     to = Output("events", f"jsonl:{tmp_path}")
     receipts = stage(make(to, target_bytes=20), *[numbers(1, 2) for _ in range(5)])
     assert [r.rows for r in receipts] == [4, 4, 2]

@@ -1,0 +1,116 @@
+"""What dead attempts left behind: found, and deleted, without what a restart could need.
+
+Only files that belong to runs of one ledger are looked at: of others nobody here knows whether they
+are still at work. A run that has prepared its commit and not ended it keeps everything.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from .. import storage
+from .destination import Destination
+from .files import KEEP, PRIVATE, FilesDestination, manifests, read_manifest, run_of
+
+_STATES = f"{PRIVATE}/states"
+
+
+class Garbage(NamedTuple):
+    """A file that nobody needs. ``modified`` is in seconds since the epoch."""
+
+    path: str
+    bytes: int
+    modified: float
+    reason: str
+
+
+def find_garbage(
+    destination: Destination, runs: Mapping[str, bool], before: float
+) -> Iterator[Garbage]:
+    """What of a destination can be deleted. Call it with the job's lock held.
+
+    Args:
+        runs: what :meth:`.RunStore.runs` gave.
+        before: a time in seconds since the epoch; what was written later is left alone. Old
+            manifests are garbage at any age.
+
+    Raises:
+        StorageError: a folder cannot be listed, or the manifest cannot be read.
+    """
+    yield from _older(_staged(destination, runs), before, "staged, never committed")
+    private = storage.join(destination.home, PRIVATE)
+    yield from _older(iter(storage.list_temporaries(private)), before, "half written")
+    if isinstance(destination, FilesDestination):
+        yield from _older(_unnamed(destination, runs), before, "in no manifest")
+        yield from _older(iter(manifests(destination.home)[:-KEEP]), math.inf, "old manifest")
+
+
+def unknown_staged(destination: Destination, runs: Mapping[str, bool]) -> list[str]:
+    """Staged files of runs that the ledger does not know, which are left alone."""
+    return [path for path, run_id, _ in _staged_files(destination) if run_id not in runs]
+
+
+def delete_garbage(destination: Destination, garbage: Garbage) -> None:
+    """Delete a file, and the folders that are empty without it."""
+    storage.delete(garbage.path)
+    home = storage.join(destination.home, "")
+    folder = garbage.path.rpartition("/")[0]
+    while folder.startswith(home):
+        storage.delete_empty_folder(folder)
+        folder = folder.rpartition("/")[0]
+
+
+def _older(paths: Iterator[str], before: float, reason: str) -> Iterator[Garbage]:
+    for path in paths:
+        try:
+            found = Garbage(path, storage.size(path), storage.modified(path), reason)
+        except storage.StorageError as exc:
+            if exc.errno != errno.ENOENT:
+                raise
+            continue  # someone else was faster
+        if found.modified < before:
+            yield found
+
+
+def _staged_files(destination: Destination) -> Iterator[tuple[str, str, str]]:
+    """Path, run id and output of each staged file."""
+    for path in storage.list_files(destination.staging, deep=True):
+        match path.removeprefix(destination.staging).strip("/").split("/"):
+            case [run_id, output, _]:
+                yield path, run_id, output
+
+
+def _staged(destination: Destination, runs: Mapping[str, bool]) -> Iterator[str]:
+    for path, run_id, output in _staged_files(destination):
+        if output == destination.name and runs.get(run_id) is False:
+            yield path
+
+
+def _unnamed(destination: FilesDestination, runs: Mapping[str, bool]) -> Iterator[str]:
+    """Final files that a crash left between their move and their manifest."""
+    home = storage.join(destination.home, "")
+    # Listed before the manifest is read: so what is committed meanwhile is in the manifest.
+    listed = [path.removeprefix(home) for path in storage.list_files(destination.home, deep=True)]
+    live = {file.path for entry in read_manifest(destination.home).entries for file in entry.files}
+    needed = [f"-{run_id}-" for run_id, unfinished in runs.items() if unfinished]
+    others = {path.partition(f"/{PRIVATE}/")[0] for path in listed if f"/{PRIVATE}/" in path}
+    for path in listed:
+        folder, _, name = path.rpartition("/")
+        if path in live or not _holds_final_files(folder, others):
+            continue
+        # By name a file may be of two runs (output a-b, run c; output a, run b-c): it stays if any
+        # run that it could be of is unfinished.
+        if run_of(name, destination.name) in runs and not any(run in name for run in needed):
+            yield home + path
+
+
+def _holds_final_files(folder: str, others: set[str]) -> bool:
+    """Whether a folder is the destination's own, and neither private nor another destination's."""
+    if folder in ("", _STATES):
+        return True
+    segments = folder.split("/")
+    within = {"/".join(segments[: i + 1]) for i in range(len(segments))}
+    return all("=" in segment for segment in segments) and not within & others
