@@ -6,6 +6,7 @@ that holds records to it.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from .contract import Contract, Field, Rule
@@ -92,19 +93,23 @@ def _rule(rule: Rule, field: Field, said: dict[str, Any]) -> bool:
         return False  # it compares no dates
     if field.type in ("number", "decimal") and rule.kind in _INEXACT:
         return False
-    value = float(rule.value) if field.type == "decimal" and rule.kind != "enum" else rule.value
+    value = _as_json(rule.value)
     if rule.kind in _SAME_WORD:
         if rule.kind == "minimum" and field.type == "integer":
             value = max(value, said["minimum"])
         if rule.kind == "maximum" and field.type == "integer":
             value = min(value, said["maximum"])
         said[rule.kind] = value
-    elif rule.kind == "pattern":
-        said["pattern"] = value
-    elif rule.kind == "enum":
-        said["enum"] = [float(v) if field.type == "decimal" else v for v in value]
+    elif rule.kind in ("pattern", "enum"):
+        said[rule.kind] = value
     elif rule.kind == "format" and value in _FORMATS:
         said["format"] = value
     else:
         return False
     return True
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_as_json(v) for v in value]
+    return float(value) if isinstance(value, Decimal) else value

@@ -77,7 +77,9 @@ ARROW = pa.schema(
         pa.field("paid", pa.bool_()),
         pa.field(
             "lines",
-            pa.large_list(pa.struct([pa.field("sku", pa.string()), pa.field("pieces", pa.int64())])),
+            pa.large_list(
+                pa.struct([pa.field("sku", pa.string()), pa.field("pieces", pa.int64())])
+            ),
         ),
     ]
 )
@@ -131,7 +133,10 @@ def orders(count: int = 4000) -> list[Order]:
     for n in range(count):
         at = start + timedelta(milliseconds=rng.randrange(86_400_000))
         lines = [
-            {"sku": rng.choice(["a", 'b"q', "c,d", "e\nf", "é"]), "pieces": rng.choice([None, 1, 7])}
+            {
+                "sku": rng.choice(["a", 'b"q', "c,d", "e\nf", "é"]),
+                "pieces": rng.choice([None, 1, 7]),
+            }
             for _ in range(rng.randrange(4))
         ]
         order: Order = {

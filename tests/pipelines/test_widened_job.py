@@ -32,7 +32,7 @@ STEPS = """
 - python: job_steps:no_searches
 - {python: "job_steps:marked", over: row, adds: {mark: string}}
 """
-FUNCTIONS = '''
+FUNCTIONS = """
 import pyarrow.compute as pc
 
 
@@ -44,7 +44,7 @@ def marked(record):
     if record["user_number"] % 97 == 0:
         raise LookupError("no such user")
     return {**record, "mark": f"{record['page']}!"}
-'''
+"""
 AGGREGATES = """
 - name: sliding
   window: {sliding: 3h, every: 1h}

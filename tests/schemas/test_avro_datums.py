@@ -6,7 +6,6 @@ import datetime as dt
 import io
 import itertools
 import json
-import struct
 import sys
 import uuid
 from collections.abc import Callable
@@ -22,6 +21,8 @@ from millstream.schemas.arrow_json import json_rows
 from millstream.schemas.avro_datums import AvroDatums
 from millstream.schemas.avro_polars import is_readable
 from millstream.schemas.avro_types import AvroSchemaError, parse_avro_schema
+
+from tests.avro_support import Tagged, encoded, kind_of
 
 Strategy = st.SearchStrategy[Any]
 
@@ -176,7 +177,7 @@ def _unions(draw: st.DrawFn, inner: list[Made]) -> Made:
     for one in [*inner, *draw(st.lists(st.sampled_from(_SCALARS[:8]), max_size=2))]:
         schema = one.schema
         if not isinstance(schema, list):
-            kind = _kind(schema)
+            kind = kind_of(schema)
             named = kind in ("record", "enum", "fixed")
             branches.setdefault(schema["name"] if named else kind, one)
     if not branches:
@@ -199,74 +200,6 @@ def records(draw: st.DrawFn) -> Made:
     numbers = iter(range(10**6))
     inner = [draw(types(2, lambda: next(numbers))) for _ in range(draw(st.integers(1, 4)))]
     return _record("Top", inner)
-
-
-def encoded(schema: Any, value: Any, named: dict[str, Any] | None = None) -> bytes:
-    """A datum, written as plainly as can be. (fastavro guesses a union's branch.)"""
-    named = {} if named is None else named
-    if isinstance(schema, list):
-        branch, value = _branch(schema, value)
-        return long(branch) + encoded(schema[branch], value, named)
-    if str(schema) in named:
-        return encoded(named[schema], value, named)
-    kind = _kind(schema)
-    if kind in ("record", "enum", "fixed"):
-        named[schema["name"]] = schema
-    match kind:
-        case "null":
-            return b""
-        case "boolean":
-            return b"\1" if value else b"\0"
-        case "int" | "long":
-            return long(value)
-        case "float" | "double":
-            return struct.pack("<f" if kind == "float" else "<d", value)
-        case "string" | "bytes":
-            data = value.encode() if isinstance(value, str) else value
-            return long(len(data)) + data
-        case "fixed":
-            return value
-        case "enum":
-            return long(schema["symbols"].index(value))
-        case "record":
-            parts = [encoded(f["type"], value[f["name"]], named) for f in schema["fields"]]
-            return b"".join(parts)
-        case "array":
-            items = [encoded(schema["items"], item, named) for item in value]
-        case "map":
-            pairs = value.items()
-            items = [encoded("string", k) + encoded(schema["values"], v, named) for k, v in pairs]
-        case _:
-            raise NotImplementedError(kind)
-    return (long(len(items)) + b"".join(items) if items else b"") + long(0)
-
-
-def _kind(schema: Any) -> str:
-    return schema if isinstance(schema, str) else schema["type"]
-
-
-def _branch(schema: list[Any], value: Any) -> tuple[int, Any]:
-    if value is None:
-        return schema.index("null"), None
-    if isinstance(value, Tagged):
-        return value
-    return 1 - schema.index("null"), value
-
-
-class Tagged(NamedTuple):
-    """A value of a union of several types."""
-
-    branch: int
-    value: Any
-
-
-def long(value: int) -> bytes:
-    zigzag = value * 2 if value >= 0 else -value * 2 - 1
-    found = b""
-    while zigzag > 127:
-        found += bytes([zigzag % 128 + 128])
-        zigzag //= 128
-    return found + bytes([zigzag])
 
 
 @given(st.data(), records())

@@ -104,7 +104,7 @@ def test_iceberg_by_its_own_library():
 
 def test_what_iceberg_does_not_take():
     loose = replace(ORDERS, fields=(Field("id", "string"), *ORDERS.fields[1:]))
-    with pytest.raises(ValueError, match="^id: an identifier field of Iceberg must be required"):
+    with pytest.raises(ValueError, match=r"^id: an identifier field of Iceberg must be required"):
         iceberg_schema(loose)
 
 
@@ -198,7 +198,7 @@ def test_postgresql():
         '  PRIMARY KEY ("id")',
         ");",
     ]
-    with pytest.raises(ValueError, match="^no SQL dialect 'oracle'; there are duckdb, postgresql"):
+    with pytest.raises(ValueError, match=r"^no SQL dialect 'oracle'; there are duckdb, postgresql"):
         create_table(ORDERS, "oracle")
 
 

@@ -117,7 +117,7 @@ STATEMENTS = [
 ]
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.data())
 def test_in_pieces_it_is_what_duckdb_gives_of_the_whole(data):
     check_pieces(data.draw(st.sampled_from(STATEMENTS)), data.draw(ROWS), data)
@@ -149,7 +149,7 @@ def check_pieces(sql, rows, data):
         assert positions == batch["_position"].to_pylist()
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.data())
 def test_columns_that_are_left_alone_are_as_they_were(data):
     contract = data.draw(strategies.contracts(rules=False))
@@ -491,7 +491,7 @@ FAILING = [
 _LIMITS = st.sampled_from([0, 2, 32])
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(sql=st.sampled_from(FAILING), rows=ROWS, said=_LIMITS)
 def test_exactly_the_records_fail_that_fail_alone(sql, rows, said):
     check_failures(sql, rows, said)

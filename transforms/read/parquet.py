@@ -295,7 +295,9 @@ class _Rows:
         self._start = self._end = 0
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        rows = min(max(int(_BATCH_BYTES / max(self._group.row_bytes, 1)), 1), _BATCH_ROWS)
+        share = len(self.columns) / len(self._file.schema_arrow.names)
+        rows = int(_BATCH_BYTES / max(self._group.row_bytes * share, 1))
+        rows = min(max(rows, 1), _BATCH_ROWS)
         return self._file.iter_batches(
             rows, row_groups=[self._group.number], columns=self.columns, use_threads=False
         )
