@@ -319,7 +319,7 @@ def other_shapes(sizes: Sizes, runs: int, report: Report) -> None:
 
 def formats(sizes: Sizes, runs: int, report: Report) -> None:
     """Figure 7: what reading costs on one processor, decoding, types and rules included."""
-    lines = events.cached("clicks", sizes.small)
+    lines = events.cached("clicks", sizes.small, 0.0)  # a library would fail at a broken one
     for form in reading.FORMATS:
         path = reading.converted(lines, form)
         rates: dict[str, list[float]] = {"millstream": [], "library": []}
@@ -329,10 +329,8 @@ def formats(sizes: Sizes, runs: int, report: Report) -> None:
                 script = str(HERE / "reading.py")
                 cost = measure([sys.executable, script, form, who, path], memory=False).checked()
                 said = json.loads(cost.output.splitlines()[-1])
-                if form != "jsonl" or who == "millstream":  # a library knows no rules
-                    good = sizes.small - yaml.safe_load(events.facts(lines).read_text())["bad"]
-                    if said["rows"] != good:
-                        report.mismatches.add(f"{who} reads {said['rows']:,} rows of {path.name}")
+                if said["rows"] != sizes.small:
+                    report.mismatches.add(f"{who} reads {said['rows']:,} rows of {path.name}")
                 found.append(said["rows"] / said["seconds"])
         ours, theirs = (median(found) for found in rates.values())
         report.add(

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .arrow import arrow_type
+from .characters import keeps_surely
 from .codes import Code
 from .contract import Field, Rule
 from .integers import integer_range
@@ -110,16 +111,20 @@ def _indices(mask: pa.Array | pa.ChunkedArray) -> list[int]:
 class _Judge(NamedTuple):
     """A compiled rule: its code, what it expects, the judgement, what a message shows of a value.
 
-    ``breaks`` gives a boolean array, null or false where the value is fine.
+    ``breaks`` gives a boolean array, null or false where the value is fine. ``surely_kept`` is a
+    quicker look, which may say of a whole column that it is.
     """
 
     code: Code
     expected: str
     breaks: Callable[[pa.Array], pa.Array]
     seen: Callable[[pa.Scalar], Any] = lambda scalar: scalar.as_py()
+    surely_kept: Callable[[pa.Array], bool] | None = None
 
     def bad(self, array: pa.Array) -> pa.Array | None:
         """The mask of elements that break the rule, or ``None`` if none does."""
+        if self.surely_kept and self.surely_kept(array):
+            return None
         mask = self.breaks(array)
         return mask.fill_null(False) if pc.any(mask).as_py() else None
 
@@ -248,7 +253,8 @@ def _multiple_of(value: Any, field: Field) -> _Judge:
 
 
 def _pattern(value: str, field: Field) -> _Judge:
-    return _Judge(Code.PATTERN, f"a match of {value}", _matcher(value))
+    expected = f"a match of {value}"
+    return _Judge(Code.PATTERN, expected, _matcher(value), surely_kept=keeps_surely(value))
 
 
 def _matcher(pattern: str) -> Callable[[pa.Array], pa.Array]:

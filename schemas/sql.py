@@ -20,6 +20,7 @@ from .sql_tree import (
     duckdb_errors,
     folded,
     hide_column,
+    is_fatal,
     quoted,
     sql_text,
 )
@@ -133,10 +134,15 @@ class SqlStep:
         return None
 
     def _execute(self, records: pa.Table, query: str | None = None) -> pa.Table:
-        numbers = pa.array(np.arange(len(records)))
-        self._connection.register(TABLE, records.append_column(_ROW, numbers))
-        with duckdb_errors():
-            return self._connection.sql(query or self._query).to_arrow_table()
+        numbered = records.append_column(_ROW, pa.array(np.arange(len(records))))
+        try:
+            with duckdb_errors():
+                self._connection.register(TABLE, numbered)
+                return self._connection.sql(query or self._query).to_arrow_table()
+        except SqlError as error:
+            if is_fatal(error):  # the database answers no query after that
+                self._connection = _connect()
+            raise
 
 
 _SAID = 32  # failures of a batch that are said in full

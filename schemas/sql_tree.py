@@ -49,6 +49,13 @@ def duckdb_errors() -> Iterator[None]:
         raise SqlError(_short(str(exc))) from exc
 
 
+def is_fatal(error: SqlError) -> bool:
+    """Whether a defect of DuckDB made this error, after which the database is of no use."""
+    import duckdb
+
+    return isinstance(error.__cause__, duckdb.FatalException | duckdb.InternalException)
+
+
 def _short(message: str) -> str:
     """What DuckDB says in its first line, and the names that it proposes."""
     first, *others = message.partition("\n\nLINE ")[0].splitlines()

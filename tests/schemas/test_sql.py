@@ -112,7 +112,7 @@ STATEMENTS = [
     "SELECT date_trunc('hour', ts) AS h, epoch(ts) AS e, strftime(ts, '%c') AS f FROM records",
     "SELECT struct_pack(a := price, b := [n, 1]) AS s, try_cast(text AS INT) AS i FROM records",
     "SELECT ok AND n > 0 AS x, clock, day + 1 AS d FROM records WHERE ok",
-    "SELECT [x * 2 FOR x IN device.sizes IF x > 0] AS l, extra->>'a' AS e FROM records",
+    "SELECT [x::BIGINT * 2 FOR x IN device.sizes IF x > 0] AS l, extra->>'a' AS e FROM records",
     "SELECT text NOT ILIKE 'x%' ESCAPE '$' AS l, n NOT IN (1, 2) AS i FROM records WHERE n < 2",
 ]
 
@@ -551,3 +551,20 @@ def test_many_failures_take_few_queries(monkeypatch, sql, every):
     assert [row for row, _ in failures] == list(range(0, 3000, every))
     assert records.num_rows == 3000 - len(failures)
     assert len(queries) <= module._SAID + 3
+
+
+class Broken:
+    """A database that has met a defect of its own."""
+
+    def register(self, name, table):
+        pass
+
+    def sql(self, query):
+        raise duckdb.FatalException("FATAL Error: database has been invalidated")
+
+
+def test_a_defect_of_duckdb_costs_no_other_records(monkeypatch):
+    step = SqlStep("SELECT n FROM records", SCHEMA)
+    monkeypatch.setattr(step, "_connection", Broken())
+    records, failures = step.attempt(batch_of([RECORD, RECORD]))
+    assert (records.num_rows, failures) == (2, [])
