@@ -110,7 +110,17 @@ def _parse(texts: pa.Array, guard: str, zone: str | None) -> tuple[pa.Array, np.
             return _cast(texts, guard, zone, None)
         except pa.ArrowInvalid:  # a day or an hour that does not exist: the guard tells which
             pass
-    accepted = pc.match_substring_regex(texts, _GUARDS[guard])
+    elif (looks_right := _mostly_of_layout(texts, guard)) is not None:
+        try:
+            return _converted(texts, looks_right, guard, zone)
+        except pa.ArrowInvalid:
+            pass
+    return _converted(texts, pc.match_substring_regex(texts, _GUARDS[guard]), guard, zone)
+
+
+def _converted(
+    texts: pa.Array, accepted: pa.Array, guard: str, zone: str | None
+) -> tuple[pa.Array, np.ndarray | None]:
     refused = None
     if pc.all(accepted).as_py() is False:  # nulls are skipped
         refused = np.flatnonzero(~accepted.fill_null(True).to_numpy(zero_copy_only=False))
@@ -142,6 +152,28 @@ def _has_layout(texts: pa.Array, layouts: Sequence[str]) -> bool:
             if np.where(wanted == ord("0"), digits, alike == wanted).all():
                 return not layout.startswith("0000") or not _has_year_0(texts)
     return False
+
+
+def _mostly_of_layout(texts: pa.Array, guard: str) -> pa.Array | None:
+    """Which texts are accepted, where those of the commonest length look like one layout, as when
+    most have a ``Z`` and some an offset; ``None`` if they do not. Only the others are matched."""
+    if texts.null_count or len(texts) < _MANY:
+        return None
+    lengths = np.diff(np.frombuffer(texts.buffers()[1], np.int32)[texts.offset :][: len(texts) + 1])
+    counts = np.bincount(lengths) if lengths.max() <= _LONG else np.zeros(1, np.int64)
+    width = int(counts.argmax())
+    if counts[width] < 0.75 * len(texts):
+        return None
+    usual = lengths == width
+    if not _has_layout(texts.filter(pa.array(usual)), _LAYOUTS[guard]):
+        return None
+    others = texts.filter(pa.array(~usual))
+    usual[~usual] = pc.match_substring_regex(others, _GUARDS[guard]).to_numpy(zero_copy_only=False)
+    return pa.array(usual)
+
+
+_MANY = 100  # texts from which on it is worth a look at their layout
+_LONG = 1000  # bytes that no text of a time has
 
 
 def _over_texts(op: np.ufunc, characters: np.ndarray, width: int) -> np.ndarray:

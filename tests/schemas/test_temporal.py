@@ -415,3 +415,15 @@ def test_a_column_of_one_layout_is_judged_like_any_other(texts, field):
     """A look at all of its texts at once tells what a regular expression would tell of each."""
     odd_one = "x"  # with which a column has no layout
     assert parse(field, *texts) == parse(field, *texts, odd_one)[:-1]
+
+
+@settings(max_examples=100)
+@given(
+    alike(), alike(), st.randoms(use_true_random=False), st.sampled_from((DATE, TIME, TIMESTAMP))
+)
+def test_a_column_of_mostly_one_layout_is_judged_like_any_other(most, some, rng, field):
+    most = [text for text in most if text is not None]
+    some = [text for text in some if text is not None][:20]
+    column = (most * 200)[:200] + some
+    rng.shuffle(column)
+    assert parse(field, *column) == [parse(field, text, "x")[0] for text in column]
