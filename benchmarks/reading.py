@@ -26,25 +26,46 @@ FIELDS = ("event_id", "user_id", "event_type", "page", "ts", "amount", "country"
 
 
 def converted(lines: Path, form: str) -> Path:
-    """The good records of a file of JSON lines in another format, made once and kept beside it."""
+    """The good records of a file of JSON lines in another format, made once and kept beside it.
+
+    CSV is written as most write it: with quotes only where they are needed.
+    """
     path = lines.with_suffix(f".{form}")
     if form == "jsonl" or path.exists():
         return path
+    staged = path.with_name(f".{path.name}.staged")
+    if form == "csv":
+        _to_csv(converted(lines, "parquet"), staged)
+    else:
+        _encode(lines, form, staged)
+    staged.rename(path)
+    return path
+
+
+def _to_csv(path: Path, out: Path) -> None:
+    import duckdb
+
+    time = "strftime(ts, '%Y-%m-%dT%H:%M:%S.%gZ')"
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'; SET threads = 1")
+        connection.execute(
+            f"COPY (SELECT * REPLACE ({time} AS ts) FROM read_parquet('{path}')) TO '{out}' (FORMAT csv)"
+        )
+
+
+def _encode(lines: Path, form: str, path: Path) -> None:
     import pyarrow as pa
     from millstream.schemas.json_decoder import JsonDecoder
     from millstream.schemas.odcs import load_contract
     from millstream.transforms.write.formats import FORMATS as ENCODERS
 
     decoder = JsonDecoder(load_contract(HERE / "clicks.odcs.yaml"), judge=True)
-    staged = path.with_name(f".{path.name}.staged")
-    with lines.open("rb") as source, staged.open("wb") as out:
+    with lines.open("rb") as source, path.open("wb") as out:
         encoder = ENCODERS[form](out, decoder.schema)
         while found := source.readlines(8 << 20):
             payloads = pa.array([line.rstrip(b"\n") for line in found], pa.binary())
             encoder.write(decoder.decode(payloads).records)
         encoder.close()
-    staged.rename(path)
-    return path
 
 
 def millstream(form: str, path: Path) -> Callable[[], int]:
