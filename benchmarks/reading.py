@@ -47,7 +47,7 @@ def _to_csv(path: Path, out: Path) -> None:
 
     time = "strftime(ts, '%Y-%m-%dT%H:%M:%S.%gZ')"
     with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'; SET threads = 1")
+        connection.execute("SET TimeZone = 'UTC'; SET threads = 1; SET enable_progress_bar = false")
         connection.execute(
             f"COPY (SELECT * REPLACE ({time} AS ts) FROM read_parquet('{path}')) TO '{out}' (FORMAT csv)"
         )
