@@ -48,14 +48,13 @@ def _to_csv(path: Path, out: Path) -> None:
     time = "strftime(ts, '%Y-%m-%dT%H:%M:%S.%gZ')"
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'; SET threads = 1; SET enable_progress_bar = false")
-        connection.execute(
-            f"COPY (SELECT * REPLACE ({time} AS ts) FROM read_parquet('{path}')) TO '{out}' (FORMAT csv)"
-        )
+        rows = f"SELECT * REPLACE ({time} AS ts) FROM read_parquet('{path}')"
+        connection.execute(f"COPY ({rows}) TO '{out}' (FORMAT csv)")
 
 
 def _encode(lines: Path, form: str, path: Path) -> None:
     import pyarrow as pa
-    from millstream.schemas.json_decoder import JsonDecoder
+    from millstream.schemas.json.decoder import JsonDecoder
     from millstream.schemas.odcs import load_contract
     from millstream.transforms.write.formats import FORMATS as ENCODERS
 
@@ -76,7 +75,7 @@ def millstream(form: str, path: Path) -> Callable[[], int]:
     contract = load_contract(HERE / "clicks.odcs.yaml")
     file = local_file(str(path))
     if form == "jsonl":
-        from millstream.schemas.json_decoder import JsonDecoder
+        from millstream.schemas.json.decoder import JsonDecoder
         from millstream.transforms.read.lines import Lines, cut_lines
 
         decoder = JsonDecoder(contract, judge=True)
@@ -104,7 +103,7 @@ def millstream(form: str, path: Path) -> Callable[[], int]:
 
 def _reader(form: str, contract: Any) -> Any:
     if form == "csv":
-        from millstream.schemas.csv_options import CsvOptions
+        from millstream.schemas.csv.options import CsvOptions
         from millstream.transforms.read.csv import CsvReader
 
         return CsvReader(contract, CsvOptions(), judge=True)

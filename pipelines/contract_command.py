@@ -85,37 +85,37 @@ def _arrow(contract: Contract, dialect: str) -> str:
 
 def _avro(contract: Contract, dialect: str) -> str:
     from ..schemas.arrow import record_schema
-    from ..schemas.avro import avro_schema
+    from ..schemas.avro.schema import avro_schema
 
     return _json(avro_schema(record_schema(contract), contract.name))
 
 
 def _bigquery(contract: Contract, dialect: str) -> str:
-    from ..schemas.bigquery import bigquery_schema
+    from ..schemas.forms.bigquery import bigquery_schema
 
     return _json(bigquery_schema(contract))
 
 
 def _iceberg(contract: Contract, dialect: str) -> str:
-    from ..schemas.iceberg import iceberg_schema
+    from ..schemas.forms.iceberg import iceberg_schema
 
     return _json(iceberg_schema(contract))
 
 
 def _json_schema(contract: Contract, dialect: str) -> str:
-    from ..schemas.json_schema import json_schema
+    from ..schemas.forms.json_schema import json_schema
 
     return _json(json_schema(contract))
 
 
 def _sql(contract: Contract, dialect: str) -> str:
-    from ..schemas.ddl import create_table
+    from ..schemas.forms.ddl import create_table
 
     return create_table(contract, dialect)
 
 
 def _msgspec(contract: Contract, dialect: str) -> str:
-    from ..schemas.struct_source import struct_source
+    from ..schemas.forms.struct_source import struct_source
 
     return struct_source(contract).rstrip()
 

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 def _encode(contract: Contract, batches: Iterator[list[bytes]], form: str, file: BinaryIO) -> None:
     import pyarrow as pa
 
-    from ..schemas.json_decoder import JsonDecoder
+    from ..schemas.json.decoder import JsonDecoder
     from ..transforms.write.formats import FORMATS
 
     decoder = JsonDecoder(contract)

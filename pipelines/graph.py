@@ -8,7 +8,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from ..schemas.aggregate_spec import AggregateSpec
+from ..schemas.aggregates.spec import AggregateSpec
 from ..schemas.contract import Contract
 from ..schemas.steps import RecordStep
 from ..transforms import storage

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 
 from ..schemas.contract import ContractError
-from ..schemas.csv_options import CsvOptions
+from ..schemas.csv.options import CsvOptions
 from ..schemas.documents import Document, read_document
 from ..schemas.problems import did_you_mean, list_names
 from .logs import LogFormat

@@ -30,7 +30,7 @@ from .logs import ERROR, WARNING, say
 if TYPE_CHECKING:
     import argparse
 
-    from ..schemas.aggregate_spec import AggregateSpec
+    from ..schemas.aggregates.spec import AggregateSpec
     from ..transforms.runs import RunRecord
     from ..transforms.write.destination import Output, OutputKind
     from .graph import Run
@@ -130,7 +130,11 @@ def _steps(job: Job, contract: Contract, places: Places) -> Steps:
     if job.deduplicate == "committed" and not (job.output or "").startswith("parquet:"):
         said = "committed keys are read from Parquet: the job needs output: parquet:DIR"
         raise places.error(("deduplicate",), said)
-    return open_steps(job, contract, places)
+    steps = open_steps(job, contract, places)
+    if job.aggregates and contract.event_time and not steps.contract.event_time:
+        said = f"the steps do not leave {contract.event_time}, the event time, as a time stamp"
+        raise places.error(("steps",), f"{said}, and the aggregates need it")
+    return steps
 
 
 _ENDINGS: dict[str, Format] = {"csv": "csv", "tsv": "csv", "avro": "avro", "parquet": "parquet"}
@@ -158,8 +162,8 @@ def input_format(job: Job, inputs: tuple[InputFile, ...], places: Places) -> For
 
 
 def _aggregates(job: Job, contract: Contract, places: Places) -> list[AggregateSpec]:
-    from ..schemas.aggregate_spec import aggregate_spec
-    from ..schemas.metric_functions import AggregateError
+    from ..schemas.aggregates.functions import AggregateError
+    from ..schemas.aggregates.spec import aggregate_spec
 
     specs = []
     for i, aggregate in enumerate(job.aggregates):
@@ -214,6 +218,7 @@ def _prepared(
     from .graph import Run
     from .steps import derive
 
+    _check_csv_header(job, contract, places)
     outputs, ledger = job_outputs(job, places)
     plan = _plan(job, contract, inputs, outputs)
     try:
@@ -243,6 +248,17 @@ def _prepared(
     if job.deduplicate == "committed":
         _check_committed_keys(run, steps, places)
     return run
+
+
+def _check_csv_header(job: Job, contract: Contract, places: Places) -> None:
+    if job.format == "csv" and not isinstance(job.csv.header, bool):
+        from ..schemas.csv.decoder import HeaderError
+        from ..transforms.read.csv import CsvReader
+
+        try:
+            CsvReader(contract, job.csv)
+        except HeaderError as error:
+            raise places.error(("csv", "header"), f"the file {error}") from None
 
 
 def _check_committed_keys(run: Run, steps: Steps, places: Places) -> None:
@@ -278,8 +294,8 @@ def _check_outputs(run: Run, steps: Steps, places: Places) -> None:
     import pyarrow as pa
 
     from ..schemas import dead_letters
+    from ..schemas.aggregates.states import visible_schema
     from ..schemas.arrow import IDENTITY, batch_schema
-    from ..schemas.states import visible_schema
     from ..transforms.write.destination import DestinationError
     from .graph import DEAD_LETTERS, DUPLICATES, RECORDS
 

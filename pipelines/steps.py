@@ -15,7 +15,7 @@ from ..schemas.contract import Contract
 from .job import Job, Places
 
 if TYPE_CHECKING:
-    from ..schemas.aggregate_spec import AggregateSpec
+    from ..schemas.aggregates.spec import AggregateSpec
     from ..schemas.steps import RecordStep
 
 
@@ -46,7 +46,7 @@ def _open(job: Job, i: int, schema: pa.Schema, places: Places) -> RecordStep:
 
     step = job.steps[i]
     if step.sql is not None:
-        from ..schemas.sql import SqlError, SqlStep
+        from ..schemas.sql.step import SqlError, SqlStep
 
         try:
             return SqlStep(step.sql, schema)
@@ -89,7 +89,7 @@ def derive(aggregates: Sequence[AggregateSpec], schema: pa.Schema) -> RecordStep
     derived = {name: text for spec in aggregates for name, text in spec.derived.items()}
     if not derived:
         return None
-    from ..schemas.sql import TABLE, SqlStep
+    from ..schemas.sql.step import TABLE, SqlStep
 
     columns = ", ".join(f'(\n{text}\n) AS "{name}"' for name, text in derived.items())
     return SqlStep(f"SELECT *, {columns} FROM {TABLE}", schema)

@@ -1,7 +1,7 @@
 """Arrow columns of any types to the contract's types, strictly: the decoder of Avro and Parquet.
 
 A value is what its JSON says (:mod:`.arrow_json` has the form), held to the very rules of
-:class:`~.json_decoder.JsonDecoder`. So nothing is made of a value that it is not:
+:class:`~millstream.schemas.json.decoder.JsonDecoder`. So nothing is made of a value that it is not:
 
 - an integer is an integer, a number or a decimal, if it is in range; a decimal without a scale is
   an integer too, any decimal is a number and, if no digit is lost, a decimal of other digits;
@@ -52,10 +52,10 @@ from .codes import Code
 from .contract import Contract, Field
 from .decoded import Decoded, UnknownFields, settle
 from .integers import integer_range
-from .json_columns import Number, column_builder, convert
-from .json_decoder import JsonDecoder
-from .json_nesting import MAX_NESTING, is_too_deep
-from .json_refusals import walk
+from .json.columns import Number, column_builder, convert
+from .json.decoder import JsonDecoder
+from .json.nesting import MAX_NESTING, is_too_deep
+from .json.refusals import walk
 from .paths import Paths
 from .rules import Violation, shown
 from .temporal import FIRST_INSTANT, LAST_INSTANT, expected, localise, rewrite_for

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from .contract import Contract, Field
 from .integers import integer_range
-from .json_decoder import JsonDecoder
+from .json.decoder import JsonDecoder
 
 BATCH = 1000
 """Lines that are made, and held against the contract, at a time."""

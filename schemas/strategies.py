@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from .contract import Contract, Field
 from .integers import integer_range
-from .json_decoder import JsonDecoder
+from .json.decoder import JsonDecoder
 from .samples import BREAKS, FORMATS, as_json
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode

@@ -49,7 +49,7 @@ def test_schemas_know_no_beam() -> None:
         ("millstream.transforms.decoding", ["apache_beam", "pydantic"]),
         ("millstream.transforms.read.files", ["apache_beam"]),
         ("millstream.transforms.runs", ["apache_beam"]),
-        ("millstream.schemas.states", ["apache_beam", "datasketches"]),
+        ("millstream.schemas.aggregates.states", ["apache_beam", "datasketches"]),
     ],
 )
 def test_what_must_start_fast_imports_nothing_heavy(module: str, heavy: list[str]) -> None:

@@ -14,9 +14,9 @@ import pyarrow.types as pt
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
-from ..schemas.aggregate_spec import SLICE_START, AggregateSpec
+from ..schemas.aggregates.spec import SLICE_START, AggregateSpec
+from ..schemas.aggregates.states import finalise, merge_states, partial_states, seal_states
 from ..schemas.arrow import SOURCE
-from ..schemas.states import finalise, merge_states, partial_states, seal_states
 from .coder import RecordBatchCoder  # registers it  # noqa: F401
 from .tallies import TALLIES, Tally
 
@@ -38,9 +38,10 @@ _POOR = 0.8
 class AggregateResult(NamedTuple):
     """The outputs of :class:`Aggregate`.
 
-    ``states`` are batches by :func:`.states.state_schema`, each slice and group in exactly one
-    row; ``visible`` are batches by :func:`.states.visible_schema`; ``tallies`` count the records
-    that went in, by source, as ``written`` to the output of the aggregate's name.
+    ``states`` are batches by :func:`~millstream.schemas.aggregates.states.state_schema`, each slice
+    and group in exactly one row; ``visible`` are batches by
+    :func:`~millstream.schemas.aggregates.states.visible_schema`; ``tallies`` count the records that
+    went in, by source, as ``written`` to the output of the aggregate's name.
     """
 
     states: beam.PCollection[pa.RecordBatch]
@@ -52,7 +53,7 @@ class Aggregate(beam.PTransform):
     """Aggregate bounded batches of records in event-time windows.
 
     Args:
-        spec: what to aggregate; :func:`.aggregate_spec.aggregate_spec` makes it.
+        spec: what to aggregate; :func:`millstream.schemas.aggregates.spec.aggregate_spec` makes it.
         shards: parts that groups are divided into, by a hash of slice and keys, or of keys alone
             where windows are made of several slices; each is merged, and sorted, on its own.
         contribution: what the states call this run: its token.

@@ -25,7 +25,7 @@ import pyarrow as pa
 from ..schemas.arrow import PAYLOAD
 from ..schemas.contract import Contract
 from ..schemas.decoded import Decoded, UnknownFields
-from ..schemas.json_decoder import JsonDecoder
+from ..schemas.json.decoder import JsonDecoder
 from .dead_letters import Origin, refused_batch
 
 _MARGIN = 64 << 10  # for the schema, and a dictionary that holds one name
@@ -58,7 +58,7 @@ def open_decoding(
     """Helpers if this process has some for this contract, else decoding in place.
 
     Args:
-        judge: as :class:`~millstream.schemas.json_decoder.JsonDecoder` takes it.
+        judge: as :class:`~millstream.schemas.json.decoder.JsonDecoder` takes it.
         origin: make dead letters of what is refused, where it is decoded.
     """
     if _attached is not None and _attached.serves(contract, unknown, judge):

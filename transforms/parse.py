@@ -28,7 +28,7 @@ class Parse(HandlesErrors):
     Takes batches with the columns of ``millstream.schemas.arrow.PAYLOADS``. Gives a
     :class:`~millstream.transforms.stage_result.StageResult` whose ``records`` have the contract's
     columns, then ``_source``, ``_position`` and ``_payload``. Types are strict: see
-    :class:`~millstream.schemas.json_decoder.JsonDecoder`. A record that does not fit is one dead
+    :class:`~millstream.schemas.json.decoder.JsonDecoder`. A record that does not fit is one dead
     letter with all that is wrong with it, rules of other fields included.
 
     Args:

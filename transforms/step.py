@@ -34,7 +34,7 @@ class Step(HandlesErrors):
     the code ``STEP``; ``tallies`` count the records that it left out, by source, as ``filtered``.
 
     Args:
-        step: a :class:`~millstream.schemas.sql.SqlStep` or a
+        step: a :class:`~millstream.schemas.sql.step.SqlStep` or a
             :class:`~millstream.transforms.python_step.PythonStep`.
         contract: that of the records. Dead letters name it, and the event time by it. Where one of
             its fields is classified (``millstream.schemas.rules.RESTRICTED``), they tell the kind

@@ -12,7 +12,7 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
 from millstream.pipelines.cli import main
-from millstream.schemas.json_decoder import JsonDecoder
+from millstream.schemas.json.decoder import JsonDecoder
 from millstream.schemas.odcs import load_contract
 
 CONTRACT = Path(__file__).parents[2] / "examples" / "clickstream" / "clickstream.odcs.yaml"

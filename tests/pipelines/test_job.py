@@ -25,7 +25,7 @@ status: active
 schema:
 - name: clicks
   properties:
-  - {name: id, logicalType: integer, required: true}
+  - {name: id, logicalType: integer, required: true, primaryKey: true}
   - name: ts
     logicalType: timestamp
     required: true
@@ -223,7 +223,7 @@ def edited(old: str, new: str) -> str:
         pytest.param(
             "ledger: jsonl:out/ledger",
             "ledger: jsonl:out/../out/dead_letters/",
-            "job.yaml: outputs 'dead_letters' and 'ledger' have the same uri; give each its own",
+            "job.yaml: outputs 'dead_letters' and 'ledger' have the same place; give each its own",
             id="two outputs in one place",
         ),
         pytest.param(
@@ -257,7 +257,7 @@ def test_two_aggregates_of_one_name(mistake):
 def test_two_aggregates_in_one_place(mistake):
     again = JOB[JOB.index("  - name: pages") :].replace("name: pages", "name: others")
     said = mistake(text=JOB + again)
-    assert said == "job.yaml: outputs 'pages' and 'others' have the same uri; give each its own"
+    assert said == "job.yaml: outputs 'pages' and 'others' have the same place; give each its own"
 
 
 @pytest.mark.parametrize(
@@ -535,3 +535,55 @@ def test_the_command_line_starts_without_what_is_heavy(module):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (
+            ["--steps=[{sql: SELECT count(*) AS n FROM records}]"],
+            "--steps[0].sql: at 'count(*)': aggregate functions such as count() are refused",
+        ),
+        (
+            ["--steps=[{sql: SELECT * FROM records, python: a}]"],
+            "--steps[0]: expected sql or python, one of them",
+        ),
+        (
+            ["--steps=[{sql: SELECT * FROM records, over: row}]"],
+            "--steps[0]: over and adds belong to python steps",
+        ),
+        (["--steps=[{pyton: a}]"], "--steps[0].pyton: no such key: pyton; did you mean 'python'?"),
+        (
+            ["--steps=[{python: 'a:b', over: column}]"],
+            "--steps[0].over: expected 'batch' or 'row', got 'column'",
+        ),
+        (["--steps=[{python: 'jsn:dumps'}]"], "--steps[0].python: jsn:dumps: jsn cannot be imp"),
+        (
+            ["--steps=[{sql: SELECT * EXCLUDE (ts) FROM records}]"],
+            "--steps: the steps do not leave ts, the event time, as a time stamp, and the aggregat",
+        ),
+        (["--csv={delimiter: ab}"], "--csv: delimiter: expected one ASCII character, got 'ab'"),
+        (
+            ["--format=csv", "--csv={header: [a]}"],
+            "--csv.header: the file has a header that names no field of the contract",
+        ),
+        (["--duplicates=jsonl:d"], "--duplicates: nothing is a duplicate without deduplicate: run"),
+        (
+            ["--deduplicate=committed", "--output=csv:out"],
+            "--deduplicate: committed keys are read from Parquet: the job needs output: parquet:",
+        ),
+        (
+            ["--deduplicate=committed", "--output=parquet:out?partition_by=id"],
+            "--deduplicate: committed keys cannot be compared: the output is partitioned by id",
+        ),
+        (
+            ["--deduplicate=committed", "--steps=[{sql: SELECT * EXCLUDE (id) FROM records}]"],
+            "--deduplicate: committed keys cannot be compared: the steps do not leave id",
+        ),
+        (["--output=parquet:out?partition_by=pgae"], "--output: "),
+        (["--output=parquet:out?partition=page"], "--output: "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_a_mistake_in_what_widens_a_job(mistake, flags, said):
+    assert mistake(*flags).startswith(said)

@@ -7,10 +7,10 @@ from functools import cache
 from typing import Any
 
 import pyarrow as pa
-from millstream.schemas.aggregate_spec import AggregateSpec, aggregate_spec
+from millstream.schemas.aggregates.spec import AggregateSpec, aggregate_spec
+from millstream.schemas.aggregates.states import finalise, merge_states, partial_states, seal_states
 from millstream.schemas.arrow import record_schema
 from millstream.schemas.contract import Contract, Field
-from millstream.schemas.states import finalise, merge_states, partial_states, seal_states
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 Row = tuple[str, int, Any]

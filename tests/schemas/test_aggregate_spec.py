@@ -1,9 +1,9 @@
 """Specifications of aggregates: what is refused with which words."""
 
 import pytest
-from millstream.schemas.aggregate_spec import aggregate_spec
+from millstream.schemas.aggregates.functions import AggregateError
+from millstream.schemas.aggregates.spec import aggregate_spec
 from millstream.schemas.contract import Contract, Field
-from millstream.schemas.metric_functions import AggregateError
 
 FIELDS = (
     Field("ts", "timestamp", required=True),

@@ -21,7 +21,7 @@ from millstream.schemas.arrow_json import holds_json, is_text, json_rows, json_t
 from millstream.schemas.codes import Code
 from millstream.schemas.contract import Contract, Field, Rule
 from millstream.schemas.decoded import Decoded
-from millstream.schemas.json_decoder import JsonDecoder
+from millstream.schemas.json.decoder import JsonDecoder
 
 from tests import strategies
 

@@ -3,7 +3,7 @@
 import fastavro
 import pyarrow as pa
 import pytest
-from millstream.schemas.avro import avro_schema
+from millstream.schemas.avro.schema import avro_schema
 
 
 def kind_of(kind, nullable=False):

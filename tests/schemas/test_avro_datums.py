@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from millstream.schemas.arrow_json import json_rows
-from millstream.schemas.avro_datums import AvroDatums
-from millstream.schemas.avro_polars import is_readable
-from millstream.schemas.avro_types import AvroSchemaError, parse_avro_schema
+from millstream.schemas.avro.datums import AvroDatums
+from millstream.schemas.avro.types import AvroSchemaError, parse_avro_schema
+from millstream.schemas.avro.with_polars import is_readable
 
 from tests.avro_support import Tagged, encoded, kind_of
 

@@ -17,9 +17,9 @@ from millstream.schemas.arrow import batch_schema
 from millstream.schemas.codes import VERSION, Code
 from millstream.schemas.contract import Contract, Field, Rule
 from millstream.schemas.decoded import UnknownFields
-from millstream.schemas.json_decoder import JsonDecoder
+from millstream.schemas.json.decoder import JsonDecoder
 from millstream.schemas.rules import find_violations
-from millstream.schemas.sql import SqlStep
+from millstream.schemas.sql.step import SqlStep
 from millstream.transforms.read import ReadFromJsonLines
 from millstream.transforms.step import Step
 

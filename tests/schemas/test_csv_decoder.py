@@ -17,12 +17,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from millstream.schemas.codes import Code
 from millstream.schemas.contract import Contract, Field, Rule
-from millstream.schemas.csv_cells import split_cells
-from millstream.schemas.csv_decoder import CsvDecoder, CsvRecords, HeaderError
-from millstream.schemas.csv_options import CsvOptions
+from millstream.schemas.csv.cells import split_cells
+from millstream.schemas.csv.decoder import CsvDecoder, CsvRecords, HeaderError
+from millstream.schemas.csv.options import CsvOptions
+from millstream.schemas.csv.text_columns import text_converter
 from millstream.schemas.decoded import Decoded
-from millstream.schemas.json_decoder import JsonDecoder
-from millstream.schemas.text_columns import text_converter
+from millstream.schemas.json.decoder import JsonDecoder
 
 from tests import strategies
 

@@ -15,12 +15,12 @@ import msgspec
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from millstream.schemas.bigquery import bigquery_schema
 from millstream.schemas.contract import Contract, Field, Rule
-from millstream.schemas.ddl import create_table
-from millstream.schemas.iceberg import iceberg_schema
-from millstream.schemas.json_schema import json_schema
-from millstream.schemas.struct_source import struct_source
+from millstream.schemas.forms.bigquery import bigquery_schema
+from millstream.schemas.forms.ddl import create_table
+from millstream.schemas.forms.iceberg import iceberg_schema
+from millstream.schemas.forms.json_schema import json_schema
+from millstream.schemas.forms.struct_source import struct_source
 
 from tests import strategies
 

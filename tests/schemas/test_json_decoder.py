@@ -17,7 +17,7 @@ from millstream.schemas.arrow import UNKNOWN, record_schema
 from millstream.schemas.codes import Code
 from millstream.schemas.contract import Contract, Field, Rule
 from millstream.schemas.decoded import Decoded, UnknownFields
-from millstream.schemas.json_decoder import JsonDecoder
+from millstream.schemas.json.decoder import JsonDecoder
 from millstream.schemas.rules import find_violations
 
 from tests import strategies

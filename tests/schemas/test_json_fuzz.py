@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from millstream.schemas.contract import Contract, Field
 from millstream.schemas.decoded import UnknownFields
-from millstream.schemas.json_decoder import JsonDecoder
+from millstream.schemas.json.decoder import JsonDecoder
 from millstream.schemas.rules import find_violations
 
 from tests import strategies

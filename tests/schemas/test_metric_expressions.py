@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from millstream.schemas.aggregate_spec import aggregate_spec
+from millstream.schemas.aggregates.functions import AggregateError
+from millstream.schemas.aggregates.metrics import derived_column, parse_metric
+from millstream.schemas.aggregates.spec import aggregate_spec
+from millstream.schemas.aggregates.states import finalise, partial_states
 from millstream.schemas.arrow import record_schema
 from millstream.schemas.contract import Contract, Field
-from millstream.schemas.metric_functions import AggregateError
-from millstream.schemas.metrics import derived_column, parse_metric
-from millstream.schemas.sql import SqlStep
-from millstream.schemas.states import finalise, partial_states
+from millstream.schemas.sql.step import SqlStep
 
 FIELDS = (
     Field("ts", "timestamp", required=True),

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from millstream.schemas.aggregates.functions import AggregateError, Groups, Unrepresentable
+from millstream.schemas.aggregates.metrics import FUNCTIONS, Metric, metric_field, parse_metric
 from millstream.schemas.arrow import arrow_type
 from millstream.schemas.contract import Contract, Field
-from millstream.schemas.metric_functions import AggregateError, Groups, Unrepresentable
-from millstream.schemas.metrics import FUNCTIONS, Metric, metric_field, parse_metric
 
 DEVICE = Field("device", "object", fields=(Field("os", "string"), Field("model", "json")))
 FIELDS = (

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_support import grouped, results_of, states_of
+from millstream.schemas.aggregates.functions import AggregateOverflow, Groups
+from millstream.schemas.aggregates.moments import Variance
 from millstream.schemas.contract import Field
-from millstream.schemas.metric_functions import AggregateOverflow, Groups
-from millstream.schemas.moments import Variance
 
 NUMBER = Field("x", "number")
 EPSILON = 2.0**-52

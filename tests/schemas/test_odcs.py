@@ -20,8 +20,8 @@ from millstream.schemas.contract import Contract, ContractError, Field, Rule, di
 from millstream.schemas.documents import read_document
 from millstream.schemas.integers import integer_range
 from millstream.schemas.odcs import load_contract, parse_contract
-from millstream.schemas.odcs_rules import OPTIONS
-from millstream.schemas.odcs_types import LOGICAL_TYPES
+from millstream.schemas.odcs.rules import OPTIONS
+from millstream.schemas.odcs.types import LOGICAL_TYPES
 from millstream.schemas.rules import KINDS
 
 CONTRACTS = Path(__file__).parent / "contracts"

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_support import grouped, results_of, states_of
+from millstream.schemas.aggregates.functions import Groups
+from millstream.schemas.aggregates.quantiles import RANK_ERROR, K, Quantile
 from millstream.schemas.contract import Field
-from millstream.schemas.metric_functions import Groups
-from millstream.schemas.quantiles import RANK_ERROR, K, Quantile
 
 NUMBER = Field("x", "number")
 NO_TIMES = pa.array([], pa.timestamp("us", "UTC"))

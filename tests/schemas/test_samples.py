@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from millstream.schemas.contract import Contract, Field, Rule
-from millstream.schemas.json_decoder import JsonDecoder
+from millstream.schemas.json.decoder import JsonDecoder
 from millstream.schemas.samples import CannotGenerate, Samples
 from millstream.schemas.strategies import broken_payloads, payloads
 

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from millstream.schemas import sql as module
 from millstream.schemas.arrow import batch_schema, record_schema
 from millstream.schemas.contract import Contract, Field
-from millstream.schemas.sql import SqlError, SqlStep, expression_type
-from millstream.schemas.sql_refusals import known_functions
+from millstream.schemas.sql import step as module
+from millstream.schemas.sql.refusals import known_functions
+from millstream.schemas.sql.step import SqlError, SqlStep, expression_type
 from millstream.schemas.steps import StepError
 
 from tests import strategies

@@ -15,11 +15,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from millstream.schemas.aggregate_spec import aggregate_spec
-from millstream.schemas.arrow import record_schema
-from millstream.schemas.contract import Contract, Field
-from millstream.schemas.metric_functions import AggregateOverflow
-from millstream.schemas.states import (
+from millstream.schemas.aggregates.functions import AggregateOverflow
+from millstream.schemas.aggregates.spec import aggregate_spec
+from millstream.schemas.aggregates.states import (
     finalise,
     merge_states,
     partial_states,
@@ -27,7 +25,9 @@ from millstream.schemas.states import (
     state_schema,
     visible_schema,
 )
-from millstream.schemas.windows import Daily, Fixed, Session, Sliding
+from millstream.schemas.aggregates.windows import Daily, Fixed, Session, Sliding
+from millstream.schemas.arrow import record_schema
+from millstream.schemas.contract import Contract, Field
 
 FIELDS = (
     Field("ts", "timestamp", required=True),

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from millstream.schemas import windows
-from millstream.schemas.metric_functions import AggregateError
-from millstream.schemas.windows import (
+from millstream.schemas.aggregates import windows
+from millstream.schemas.aggregates.functions import AggregateError
+from millstream.schemas.aggregates.windows import (
     Daily,
     Fixed,
     Session,

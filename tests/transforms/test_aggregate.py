@@ -14,16 +14,16 @@ from apache_beam.testing.util import assert_that
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from millstream.schemas.aggregate_spec import aggregate_spec
-from millstream.schemas.arrow import batch_schema
-from millstream.schemas.contract import Contract, Field
-from millstream.schemas.states import (
+from millstream.schemas.aggregates.spec import aggregate_spec
+from millstream.schemas.aggregates.states import (
     finalise,
     merge_states,
     partial_states,
     state_schema,
     visible_schema,
 )
+from millstream.schemas.arrow import batch_schema
+from millstream.schemas.contract import Contract, Field
 from millstream.transforms import aggregate
 from millstream.transforms.aggregate import VISIBLE, Aggregate, shard_of
 from millstream.transforms.tallies import TALLIES, Tally

@@ -19,7 +19,7 @@ import pytest
 from millstream.schemas.arrow import PAYLOAD
 from millstream.schemas.contract import Contract, Field, Rule
 from millstream.schemas.decoded import Decoded
-from millstream.schemas.json_decoder import JsonDecoder
+from millstream.schemas.json.decoder import JsonDecoder
 from millstream.transforms import decoding
 from millstream.transforms.decoding import (
     Decoding,

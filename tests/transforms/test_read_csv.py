@@ -15,8 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from millstream.schemas.codes import Code
 from millstream.schemas.contract import Contract, Field, Rule
-from millstream.schemas.csv_decoder import CsvDecoder, CsvLines, CsvRecords, HeaderError
-from millstream.schemas.csv_options import CsvOptions
+from millstream.schemas.csv.decoder import CsvDecoder, CsvLines, CsvRecords, HeaderError
+from millstream.schemas.csv.options import CsvOptions
 from millstream.transforms.dead_letters import Origin
 from millstream.transforms.read import csv_records
 from millstream.transforms.read.csv import CsvReader, ReadFromCsv

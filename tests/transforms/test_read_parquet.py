@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from millstream.schemas.arrow import record_schema
 from millstream.schemas.contract import Contract, Field, Rule
-from millstream.schemas.json_decoder import JsonDecoder
+from millstream.schemas.json.decoder import JsonDecoder
 from millstream.transforms.dead_letters import Origin
 from millstream.transforms.read import parquet
 from millstream.transforms.read.files import local_file

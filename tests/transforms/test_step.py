@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from millstream.schemas.arrow import batch_schema
 from millstream.schemas.contract import Contract, Field
-from millstream.schemas.sql import SqlStep
+from millstream.schemas.sql.step import SqlStep
 from millstream.schemas.steps import StepError, in_pieces, plain_type
 from millstream.transforms.dead_letters import Origin
 from millstream.transforms.python_step import PythonStep

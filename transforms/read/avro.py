@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...schemas.arrow_decoder import ArrowDecoder
-from ...schemas.avro_datums import AvroDatums, Datums
-from ...schemas.avro_types import AvroSchemaError, parse_avro_schema
+from ...schemas.avro.datums import AvroDatums, Datums
+from ...schemas.avro.types import AvroSchemaError, parse_avro_schema
 from ...schemas.contract import Contract
 from ...schemas.decoded import UnknownFields
 from ..dead_letters import Origin

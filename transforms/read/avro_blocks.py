@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from ...schemas.avro_values import CorruptDatum, read_long
+from ...schemas.avro.values import CorruptDatum, read_long
 from .lines import BrokenStream, Unreadable
 
 MAGIC = b"Obj\x01"

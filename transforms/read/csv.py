@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.contract import Contract
-from ...schemas.csv_decoder import CsvDecoder, CsvLines, CsvRecords, HeaderError, column_names
-from ...schemas.csv_options import CsvOptions
+from ...schemas.csv.decoder import CsvDecoder, CsvLines, CsvRecords, HeaderError, column_names
+from ...schemas.csv.options import CsvOptions
 from ...schemas.decoded import Decoded, UnknownFields
 from ..dead_letters import Origin
 from ..plan import InputFile
@@ -33,9 +33,9 @@ class ReadFromCsv(ReadRecords):
 
     Gives a :class:`~millstream.transforms.stage_result.StageResult` as
     :class:`~.records.ReadRecords` says. Columns are matched with fields by the header's names;
-    types are strict: see :mod:`millstream.schemas.text_columns`. What a record is, and what becomes
-    of stray quotes, is said in :mod:`.csv_records`. A file whose header cannot be used is one dead
-    letter.
+    types are strict: see :mod:`millstream.schemas.csv.text_columns`. What a record is, and what
+    becomes of stray quotes, is said in :mod:`.csv_records`. A file whose header cannot be used is
+    one dead letter.
 
     A position is the offset of a record's first byte. In encodings in which bytes of ASCII may be
     parts of other characters, such as UTF-16, it counts the bytes that the file has as UTF-8.

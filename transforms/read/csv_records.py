@@ -1,7 +1,7 @@
 """Bytes to CSV records: cutting a stream into records with their offsets.
 
 Nothing here knows Beam or files: a stream is an iterator of byte chunks. The rules, beside those
-of :mod:`millstream.schemas.csv_cells`:
+of :mod:`millstream.schemas.csv.cells`:
 
 - A line of nothing but spaces and tabs (the delimiter excepted) is not a record, where it is not
   inside quotes.
@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...schemas.csv_decoder import CsvLines, CsvRecords
-from ...schemas.csv_options import CsvOptions
+from ...schemas.csv.decoder import CsvLines, CsvRecords
+from ...schemas.csv.options import CsvOptions
 from .files import CHUNK_BYTES
 from .lines import BOM, BrokenStream, Oversize, Unreadable
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from ...schemas.avro import UINT64, avro_schema
+from ...schemas.avro.schema import UINT64, avro_schema
 from .gathering import GatheringEncoder
 from .json_text import bytes_of, fields_of, with_nulls_of
 

@@ -214,13 +214,15 @@ def _commit_ledger(token: Token, prepared: Prepared) -> None:
 
 
 def _refuse_shared(outputs: Sequence[Output]) -> None:
-    for key in ("name", "uri"):
-        seen: dict[str, Output] = {}
-        for output in outputs:
-            other = seen.setdefault(getattr(output, key), output)
+    names: dict[Any, Output] = {}
+    places: dict[Any, Output] = {}
+    for output in outputs:
+        place = (output.destination.format, output.destination.home)  # whatever the layout
+        for seen, key, word in ((names, output.name, "name"), (places, place, "place")):
+            other = seen.setdefault(key, output)
             if other is not output:
                 raise DestinationError(
-                    f"outputs {other.name!r} and {output.name!r} have the same {key}; "
+                    f"outputs {other.name!r} and {output.name!r} have the same {word}; "
                     "give each its own"
                 )
 

@@ -176,9 +176,9 @@ def test_outputs_in_one_place_are_refused(tmp_path):
     job = Job(tmp_path)
     token = job.plan.token()
     same_place = [job.records, Output("more", job.records.uri)]
-    with pytest.raises(DestinationError, match="'records' and 'more' have the same uri"):
+    with pytest.raises(DestinationError, match="'records' and 'more' have the same place"):
         CommitRun(job.store, token, same_place, job.ledger_uri)
-    with pytest.raises(DestinationError, match="'dead' and 'ledger' have the same uri"):
+    with pytest.raises(DestinationError, match="'dead' and 'ledger' have the same place"):
         CommitRun(job.store, token, job.outputs, job.letters.uri)
 
 

@@ -1,0 +1,1 @@
+"""Aggregates: windows, metrics, and the partial states that they are kept as."""

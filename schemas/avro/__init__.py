@@ -1,0 +1,1 @@
+"""Avro: its schemas, and datums to Arrow columns, strictly and fast."""

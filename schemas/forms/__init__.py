@@ -1,0 +1,1 @@
+"""A contract in the forms that others have: BigQuery, Iceberg, JSON Schema, SQL, msgspec."""

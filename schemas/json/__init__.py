@@ -1,0 +1,1 @@
+"""JSON records: decoded strictly and fast, and what is wrong with those that do not fit."""
