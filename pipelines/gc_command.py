@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..transforms.lock import Locked, LockLost
     from ..transforms.runs import RunStore
     from ..transforms.storage import StorageError
-    from .launch import job_outputs
+    from .prepare import job_outputs
 
     outputs, ledger = job_outputs(job, places)
     store = RunStore(ledger.destination.home)
