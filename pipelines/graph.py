@@ -20,7 +20,7 @@ from ..transforms.read.json_lines import ReadFromJsonLines
 from ..transforms.runs import RunRecord, RunStore
 from ..transforms.write.commit import CommitRun
 from ..transforms.write.destination import Output
-from ..transforms.write.files import live_files
+from ..transforms.write.files import SPILL, live_files
 from ..transforms.write.stage import Stage
 from .job import Job
 
@@ -62,7 +62,7 @@ class Run:
     def spill(self) -> str:
         """The folder for what waits while keys are compared."""
         staging = self.ledger.destination.staging
-        return storage.join(staging, self.token.run_id, "deduplicate")
+        return storage.join(staging, self.token.run_id, SPILL)
 
 
 def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection[RunRecord]:

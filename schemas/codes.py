@@ -14,14 +14,16 @@ class Code(StrEnum):
 
     MALFORMED = "MALFORMED"
     """Not the format at all: no JSON object, trailing bytes, nested more than 500 levels deep, a
-    whole number of more than 4300 digits."""
+    whole number of more than 4300 digits; a CSV record of too few or too many cells, a stray
+    quote."""
     ENCODING = "ENCODING"
     """Bytes that are not UTF-8, anywhere in the record."""
     OVERSIZE = "OVERSIZE"
     """Longer than ``max_record_bytes``. The payload is left out; the position names its bytes."""
     UNREADABLE = "UNREADABLE"
-    """A region that could not be read (a truncated or corrupt gzip file); payload: the bytes of
-    the record that was cut, if any."""
+    """A region that could not be read: a truncated or corrupt compressed stream, an Avro block, a
+    Parquet row group, a CSV file by whose header nothing can be read. The position names its bytes;
+    payload: the bytes of the record that was cut, if any."""
     REQUIRED = "REQUIRED"
     """Missing or null, and required."""
     TYPE = "TYPE"

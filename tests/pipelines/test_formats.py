@@ -207,7 +207,8 @@ def _cell(text: str) -> str:
 
 def as_parquet(found: list[Order]) -> bytes:
     out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(found, ARROW), out, row_group_size=700)
+    table = pa.Table.from_pylist(found, ARROW)
+    pq.write_table(table, out, row_group_size=700, write_page_checksum=True)
     return out.getvalue()
 
 
@@ -328,3 +329,57 @@ def test_csv_of_another_dialect(tmp_path, cli):
         ("ö1", "DE"),
         ("ö2", None),
     ]
+
+
+def _broken_block(data: bytes) -> bytes:
+    """The Avro file with a byte flipped in the middle of its second block."""
+    marker = data[-16:]
+    first = data.index(marker)
+    second = data.index(marker, first + 16)
+    third = data.index(marker, second + 16)
+    return _flipped(data, (second + third) // 2)
+
+
+def _broken_group(data: bytes) -> bytes:
+    """The Parquet file with a byte of its second row group flipped."""
+    metadata = pq.ParquetFile(io.BytesIO(data)).metadata
+    column = metadata.row_group(1).column(0)
+    return _flipped(data, column.data_page_offset + column.total_compressed_size // 2)
+
+
+def _flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "lost"),
+    [
+        ("deflate.avro", _broken_block, 1000),
+        ("orders.parquet", _broken_group, 700),
+        ("orders.jsonl.gz", lambda data: data[:-2000], 1000),
+        ("orders.csv.xz", lambda data: data[:-2000], 4000),
+    ],
+)
+def test_what_can_be_read_goes_on(name, damage, lost, tmp_path, cli):
+    """Damage costs its own region alone: one dead letter, which names its bytes."""
+    whole = run(tmp_path / "whole", name, cli)
+    data = (tmp_path / "whole" / name).read_bytes()
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "orders.odcs.yaml").write_text(CONTRACT)
+    (folder / "job.yaml").write_text(JOB)
+    (folder / name).write_bytes(damage(data))
+    done = cli("ingest", "--job", folder / "job.yaml", "--input", folder / name)
+    assert done.code == exit_codes.INCOMPLETE, done.err
+    assert f"millstream: could not be read to its end: {folder / name} @ " in done.err
+    found = Outcome(folder)
+    assert found.records <= whole.records
+    read, letters = sum(found.records.values()), rows_of(f"jsonl:{folder}/out/dead_letters")
+    total = sum(whole.records.values())
+    assert 0 < total - read <= lost
+    (region,) = [row for row in letters if row["codes"] == ["UNREADABLE"]]
+    start, _, end = region["position"].partition("-")
+    assert int(start) >= 0
+    assert not end or int(start) < int(end) <= len(data)
+    for output, rows, written, dead in found.ledger:
+        assert rows == written + dead == read + len(letters), output

@@ -85,6 +85,18 @@ def test_an_age_of_ones_own(cli, store):
     assert files() == []
 
 
+def test_what_waited_for_its_keys_to_be_compared(cli, store):
+    """A run that was killed while it looked for duplicates leaves all of its records."""
+    staged(store, "r1", "records", "parquet:out/clicks", days=1)
+    spill = Path("out/ledger/_millstream/staging/r1/_deduplicate/0.arrow")
+    spill.parent.mkdir(parents=True)
+    spill.write_bytes(b"records")
+    assert "deleted 0 files" in cli("gc", "--job", "job.yaml").out
+    os.utime(spill, (0, 0))
+    assert str(spill) in cli("gc", "--job", "job.yaml").out
+    assert not spill.exists()
+
+
 def test_a_prepared_run_keeps_its_files(cli, store):
     receipt = staged(store, "r1", "records", "parquet:out/clicks", days=99)
     prepare(store, "r1", receipt, "parquet:out/clicks")

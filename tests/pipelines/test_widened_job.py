@@ -202,7 +202,7 @@ def check(folder: JobFolder, done: Done, outcome: Outcome) -> None:
         assert sum(row["written"] for row in ours) == len(outcome.written)
     check_aggregates(folder, outcome.written)
     assert folder.staged() == []
-    assert list((folder.path / "warehouse").rglob("deduplicate")) == []
+    assert list((folder.path / "warehouse").rglob("_deduplicate")) == []
 
 
 def check_aggregates(folder: JobFolder, rows: list[Row]) -> None:

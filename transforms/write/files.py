@@ -32,6 +32,9 @@ FORMAT = "millstream.manifest/1"
 PRIVATE = "_millstream"
 STATES_ENDING = "parquet.states"
 """Of files of partial states: ``**/*.parquet``, which readers of partitions write, is not them."""
+SPILL = "_deduplicate"
+"""The folder, beside the staged files of a run, for what waits while keys are compared. No output
+has a name that begins so."""
 KEEP = 16
 """How many manifest snapshots are kept for readers that have just listed them."""
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from .. import storage
 from .destination import Destination
-from .files import KEEP, PRIVATE, FilesDestination, manifests, read_manifest, run_of
+from .files import KEEP, PRIVATE, SPILL, FilesDestination, manifests, read_manifest, run_of
 
 _STATES = f"{PRIVATE}/states"
 
@@ -85,7 +85,7 @@ def _staged_files(destination: Destination) -> Iterator[tuple[str, str, str]]:
 
 def _staged(destination: Destination, runs: Mapping[str, bool]) -> Iterator[str]:
     for path, run_id, output in _staged_files(destination):
-        if output == destination.name and runs.get(run_id) is False:
+        if output in (destination.name, SPILL) and runs.get(run_id) is False:
             yield path
 
 

@@ -21,7 +21,9 @@ class ParquetEncoder:
         import pyarrow.parquet as pq
 
         self._schema = schema
-        self._writer = pq.ParquetWriter(file, schema, compression="zstd", compression_level=1)
+        self._writer = pq.ParquetWriter(
+            file, schema, compression="zstd", compression_level=1, write_page_checksum=True
+        )
         self._waiting: list[pa.RecordBatch] = []
         self._rows = 0
         self._bytes = 0

@@ -4,6 +4,7 @@ import io
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from millstream.schemas import dead_letters
 from millstream.transforms.write import parquet
 from millstream.transforms.write.parquet import ParquetEncoder
@@ -61,3 +62,17 @@ def test_dictionaries_that_differ():
 
 def test_no_rows():
     assert written([], dead_letters.SCHEMA).read().schema.equals(dead_letters.SCHEMA)
+
+
+def test_a_page_that_is_damaged_is_noticed(tmp_path):
+    path = tmp_path / "a.parquet"
+    with path.open("wb") as file:
+        encoder = ParquetEncoder(file, pa.schema([("n", pa.int64())]))
+        encoder.write(pa.record_batch({"n": pa.array(range(1000), pa.int64())}))
+        encoder.close()
+    data = bytearray(path.read_bytes())
+    column = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    data[column.data_page_offset + column.total_compressed_size // 2] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(OSError, match="CRC"):
+        pq.read_table(path, page_checksum_verification=True)
