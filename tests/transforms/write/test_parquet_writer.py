@@ -72,7 +72,8 @@ def test_a_page_that_is_damaged_is_noticed(tmp_path):
         encoder.close()
     data = bytearray(path.read_bytes())
     column = pq.ParquetFile(path).metadata.row_group(0).column(0)
-    data[column.data_page_offset + column.total_compressed_size // 2] ^= 0xFF
+    start = column.dictionary_page_offset or column.data_page_offset
+    data[start + column.total_compressed_size - 1] ^= 0xFF  # the last byte of the last page
     path.write_bytes(data)
     with pytest.raises(OSError, match="CRC"):
         pq.read_table(path, page_checksum_verification=True)
