@@ -17,6 +17,7 @@ from ...schemas.decoded import UnknownFields
 from .. import storage
 from ..dead_letters import Origin
 from ..plan import InputFile
+from ..progress import PROGRESS
 from .files import RANGE_BYTES, FileRange, PlannedFile, file_ranges, open_planned
 from .json_lines import MAX_RECORD_BYTES
 from .lines import BrokenStream, Oversize, Unreadable
@@ -134,6 +135,8 @@ class ParquetReader:
             for group in groups:
                 if _owns(part, group, file.metadata.num_rows):
                     yield from self._read_group(file, group, source)
+                    share = group.rows / max(file.metadata.num_rows, 1)
+                    PROGRESS.bytes += int(part.file.size * share)
 
     def _read_group(
         self, file: Any, group: _RowGroup, source: _Source

@@ -7,31 +7,25 @@ for them. A format is one small class, a :class:`RecordReader`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
-from apache_beam.transforms.window import GlobalWindow
-from apache_beam.utils.windowed_value import WindowedValue
 
 from ...schemas.arrow import IDENTITY_FIELDS, PAYLOADS
 from ...schemas.contract import Contract
 from ...schemas.decoded import Decoded
-from ..coder import RecordBatchCoder  # registers it  # noqa: F401
 from ..dead_letters import Origin, refused_batch
 from ..error_handling import HandlesErrors
 from ..plan import InputFile
 from ..progress import PROGRESS
-from ..stage_result import StageResult
-from ..tallies import DEAD_LETTERS, TALLIES, Tally
+from ..tallies import DEAD_LETTERS
 from .ahead import read_ahead
-from .files import FileRange, match_files
+from .files import FileRange
 from .lines import Oversize, Unreadable
-from .regions import region_letter
+from .ranges import ReadRangeFn, planned_files, read_ranges
 
 
 class Piece(NamedTuple):
@@ -97,51 +91,29 @@ class ReadRecords(HandlesErrors):
         origin: Origin | None = None,
     ) -> None:
         super().__init__()
-        files = [files] if isinstance(files, str) else files
-        planned = [f for f in files if isinstance(f, InputFile)]
-        planned += match_files([f for f in files if isinstance(f, str)], allow_no_match)
-        self._ranges = reader.ranges(planned)
-        self._fn = _ReadRange(reader, payload, (origin or Origin("parse")).of(contract))
+        self._ranges = reader.ranges(planned_files(files, allow_no_match))
+        self._fn = _ReadRecords(reader, payload, (origin or Origin("parse")).of(contract))
 
     def expand(self, pbegin: Any) -> Any:
-        outputs = (
-            pbegin
-            | "Ranges" >> beam.Create(self._ranges, reshuffle=False)
-            | "Spread" >> beam.Reshuffle()
-            | "ReadRanges"
-            >> beam.ParDo(self._fn).with_outputs(DEAD_LETTERS, TALLIES, main="records")
-        )
-        return self.handled(StageResult.of(outputs, tallies=True))
+        return self.handled(read_ranges(pbegin, self._ranges, self._fn))
 
 
-class _ReadRange(beam.DoFn):
+class _ReadRecords(ReadRangeFn):
     def __init__(self, reader: RecordReader, payload: bool, origin: Origin) -> None:
+        super().__init__(origin, reader.max_record_bytes)
         self._reader = reader
         self._payload = payload
-        self._origin = origin
-
-    def start_bundle(self) -> None:
-        self._read: Counter[str] = Counter()
 
     def process(self, part: FileRange) -> Iterator[Any]:
         source = part.file.source
-        self._read[source] += 0  # an empty file is in the ledger too
+        self.count(source, 0)
         for piece in read_ahead(self._reader.read(part)):
             if isinstance(piece, Piece):
-                self._read[source] += len(piece.positions)
-                PROGRESS.records += len(piece.positions)
+                self.count(source, len(piece.positions))
                 PROGRESS.dead += len(piece.decoded.refused)
                 yield from self._outputs(source, piece)
             else:
-                self._read[source] += 1
-                origin = self._origin._replace(stage="read")
-                letter = region_letter(source, piece, origin, self._reader.max_record_bytes)
-                yield TaggedOutput(DEAD_LETTERS, letter)
-
-    def finish_bundle(self) -> Iterator[Any]:
-        for source, rows in self._read.items():
-            tally = WindowedValue(Tally(source, "read", rows), 0, (GlobalWindow(),))
-            yield TaggedOutput(TALLIES, tally)
+                yield self.region(source, piece)
 
     def _outputs(self, source: str, piece: Piece) -> Iterator[Any]:
         decoded = piece.decoded
