@@ -31,7 +31,7 @@ test: $(STAMP)
 test-cloud:
 	@$(MAKE) --no-print-directory $(CLOUD)/.installed \
 		|| echo "skipped: the tests on object stores: their packages cannot be installed here"
-	test ! -e $(CLOUD)/.installed || $(CLOUD)/bin/python -m pytest -rs -m cloud tests
+	test ! -e $(CLOUD)/.installed || $(CLOUD)/bin/python -m pytest -m cloud tests
 
 quick: $(STAMP)
 	$(BIN)/python -m pytest tests

@@ -52,6 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     except JobError as error:
         say(str(error), logging.ERROR)
         return exit_codes.USAGE
+    except BrokenPipeError:  # the reader has seen enough, as `head` has after ten lines
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_codes.OK
     except KeyboardInterrupt:
         say("interrupted; run it again", logging.ERROR)
         return exit_codes.FAILED

@@ -80,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     except (ContractError, CannotGenerate) as error:
         raise JobError(str(error)) from None
     except OSError as error:
+        if args.out is None:
+            raise  # the command line knows what becomes of standard output
         print(f"millstream: cannot write {args.out}: {error.strerror}", file=sys.stderr)
         return exit_codes.FAILED
     return exit_codes.OK
@@ -89,6 +91,9 @@ def _encode(contract: Contract, batches: Iterator[list[bytes]], form: str, file:
     import pyarrow as pa
 
     from ..schemas.json.decoder import JsonDecoder
+    from .runners import quiet_beam
+
+    quiet_beam()
     from ..transforms.write.formats import FORMATS
 
     decoder = JsonDecoder(contract)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import fastavro
@@ -78,3 +80,16 @@ def test_a_folder_that_is_not_there(capsys):
     assert generate("3", "--out", "none/a.jsonl") == 1
     said = capsys.readouterr().err
     assert said == "millstream: cannot write none/a.jsonl: No such file or directory\n"
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_seen_enough():
+    """``millstream generate … | head -1`` ends in silence."""
+    command = [sys.executable, "-m", "millstream.pipelines.cli", "generate", str(CONTRACT), "20000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 0
