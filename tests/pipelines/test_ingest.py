@@ -332,7 +332,7 @@ def lose_a_row(patch, stage: str) -> None:
     from millstream.transforms import parse
     from millstream.transforms.read import json_lines
 
-    faulty = {"read": json_lines._ReadRange, "parse": parse._ParseBatches}[stage]
+    faulty = {"read": json_lines._ReadLines, "parse": parse._ParseBatches}[stage]
     real = faulty.process
 
     def process(self, *arguments):
