@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +47,7 @@ def refused_batch(
     *,
     stages: Sequence[str] | None = None,
     event_times: pa.Array | None = None,
+    attributes: Mapping[str, str] | None = None,
 ) -> pa.RecordBatch:
     """Dead letters of the rows of ``records`` that have violations.
 
@@ -55,6 +56,7 @@ def refused_batch(
         violations: at least one; ``row`` is the row in ``records``.
         stages: the stage of each dead letter, where it is not the origin's for all.
         event_times: the event time of each dead letter, where it is known.
+        attributes: what they all carry besides, by name.
     """
     ordered = sorted(violations, key=lambda v: v.row)  # stable: the order of fields is kept
     rows = sorted({v.row for v in ordered})
@@ -68,6 +70,7 @@ def refused_batch(
         origin,
         event_times=event_times,
         stages=stages,
+        attributes=attributes,
     )
 
 
@@ -106,6 +109,7 @@ def dead_letter_batch(
     event_times: pa.Array | None = None,
     stages: Sequence[str] | None = None,
     previews: list[str | None] | None = None,
+    attributes: Mapping[str, str] | None = None,
 ) -> pa.RecordBatch:
     """Dead letters by :data:`millstream.schemas.dead_letters.SCHEMA`, one a row.
 
@@ -121,6 +125,7 @@ def dead_letter_batch(
         "timestamp": _constant(now, size, SCHEMA.field("timestamp").type),
         "payloadString": pa.array(previews, pa.string()) if previews else _texts(payloads),
         "payloadBytes": payloads,
+        "attributes": _attributes(attributes, size) if attributes else None,
         "errorMessage": pa.array(lists.messages, pa.string()),
         "id": pa.array(ids, pa.string()),
         "codes": lists.codes,
@@ -173,6 +178,11 @@ def _violation_lists(violations: Sequence[Violation]) -> _Lists:
         pa.ListArray.from_arrays(pa.array(offsets), flat, type=SCHEMA.field("violations").type),
         ["; ".join(lines[a:b]) for a, b in bounds],
     )
+
+
+def _attributes(attributes: Mapping[str, str], size: int) -> pa.Array:
+    pairs = [{"key": key, "value": value} for key, value in sorted(attributes.items())]
+    return pa.repeat(pa.scalar(pairs, SCHEMA.field("attributes").type), size)
 
 
 def _texts(payloads: pa.Array) -> pa.Array:

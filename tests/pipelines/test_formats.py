@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
 import io
 import json
@@ -304,6 +305,38 @@ def test_a_csv_dead_letter_holds_its_bytes(name, tmp_path, cli):
     for row in letters:
         at, payload = int(row["position"]), row["payloadBytes"]
         assert data[at : at + len(payload) + 2] == payload + b"\r\n"
+
+
+@pytest.mark.parametrize("name", ["orders.csv", "deflate.avro", "orders.parquet"])
+def test_a_dead_letter_can_be_read_again(name, tmp_path, cli):
+    """Its payload and its attributes are all that it takes."""
+    run(tmp_path, name, cli)
+    refused = [order for order in orders() if order["price"] == Decimal("0.005")]
+    found = []
+    for row in rows_of(f"jsonl:{tmp_path}/out/dead_letters"):
+        attributes = {pair["key"]: pair["value"] for pair in row["attributes"]}
+        if "PRECISION" in row["codes"]:
+            found.append(READERS[attributes["format"]](row["payloadBytes"], attributes))
+    ids = {row["id"] for row in found if Decimal(str(row["price"])) == Decimal("0.005")}
+    assert len(ids) > 20
+    assert ids == {order["id"] for order in refused}
+
+
+def _from_avro(payload: bytes, attributes: dict[str, str]) -> Any:
+    schema = fastavro.parse_schema(json.loads(attributes["avro.schema"]))
+    return fastavro.schemaless_reader(io.BytesIO(payload), schema, None)
+
+
+def _from_csv(payload: bytes, attributes: dict[str, str]) -> Any:
+    assert json.loads(attributes["csv.options"])["delimiter"] == ","
+    return next(csv.DictReader([attributes["csv.header"], payload.decode()]))
+
+
+READERS: dict[str, Callable[[bytes, dict[str, str]], Any]] = {
+    "avro": _from_avro,
+    "csv": _from_csv,
+    "json": lambda payload, attributes: json.loads(payload, parse_float=Decimal),
+}
 
 
 def test_files_of_several_formats_are_refused(tmp_path, cli):

@@ -110,6 +110,12 @@ class AvroReader:
         """Ranges of bytes; each owns the blocks that start in it."""
         return file_ranges(files, "none", self._range_bytes)
 
+    def attributes(self, part: FileRange) -> dict[str, str]:
+        """The schema that the file was written by."""
+        with open_planned(part.file) as stream:
+            header = read_header(PlannedFile(stream, part.file))
+        return {"format": "avro", "avro.schema": header.schema.decode()}
+
     def read(self, part: FileRange) -> Iterator[Piece | Oversize | Unreadable]:
         """Everything in a part."""
         assert part.end is not None

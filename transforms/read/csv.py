@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -131,6 +132,15 @@ class CsvReader:
         """Whole files, or ranges of those that can be split."""
         return file_ranges(files, self._compression, self._range_bytes)
 
+    def attributes(self, part: FileRange) -> dict[str, str]:
+        """The file's header, and how it is written."""
+        said = {"format": "csv", "csv.options": msgspec.json.encode(self._options).decode()}
+        header = self._header(part)
+        if header and header.record:
+            encoding = "utf-8" if self._transcodes else self._options.encoding
+            said["csv.header"] = header.record.decode(encoding, "replace")
+        return said
+
     def read(self, part: FileRange) -> Iterator[Piece | Oversize | Unreadable]:
         """Everything in a part."""
         header = self._header(part)
@@ -180,7 +190,7 @@ class CsvReader:
                 try:
                     encoding = "utf-8" if self._transcodes else self._options.encoding
                     names = column_names(records, self._options, encoding)
-                    return _Header(start, self._decoder(names))
+                    return _Header(start, self._decoder(names), record)
                 except HeaderError as error:
                     return _Header(start, None, record, str(error))
             case Oversize(start):

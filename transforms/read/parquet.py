@@ -118,6 +118,10 @@ class ParquetReader:
         """Ranges of bytes; each owns the row groups that start in it."""
         return file_ranges(files, "none", self._range_bytes)
 
+    def attributes(self, part: FileRange) -> dict[str, str]:
+        """That a payload is JSON."""
+        return {"format": "json"}
+
     def read(self, part: FileRange) -> Iterator[Piece | Oversize | Unreadable]:
         """Everything in a part."""
         with open_planned(part.file) as stream:

@@ -50,6 +50,11 @@ class RecordReader(Protocol):
         """Parts that can be read alone, and that together are the files."""
         ...
 
+    def attributes(self, part: FileRange) -> dict[str, str]:
+        """What it takes, besides the contract, to read a payload of this file again: its dead
+        letters carry it. Asked for only where something was refused."""
+        ...
+
     def read(self, part: FileRange) -> Iterator[Piece | Oversize | Unreadable]:
         """Everything in a part: records, and regions that are none or could not be read.
 
@@ -107,20 +112,19 @@ class _ReadRecords(ReadRangeFn):
     def process(self, part: FileRange) -> Iterator[Any]:
         source = part.file.source
         self.count(source, 0)
+        attributes: dict[str, str] | None = None
         for piece in read_ahead(self._reader.read(part)):
             if isinstance(piece, Piece):
                 self.count(source, len(piece.positions))
-                PROGRESS.dead += len(piece.decoded.refused)
-                yield from self._outputs(source, piece)
+                if piece.decoded.records.num_rows:
+                    yield self._with_identity(source, piece)
+                if piece.decoded.refused:
+                    PROGRESS.dead += len(piece.decoded.refused)
+                    attributes = attributes or self._reader.attributes(part)
+                    letters = self._letters(source, piece, attributes)
+                    yield TaggedOutput(DEAD_LETTERS, letters)
             else:
                 yield self.region(source, piece)
-
-    def _outputs(self, source: str, piece: Piece) -> Iterator[Any]:
-        decoded = piece.decoded
-        if decoded.records.num_rows:
-            yield self._with_identity(source, piece)
-        if decoded.refused:
-            yield TaggedOutput(DEAD_LETTERS, self._letters(source, piece))
 
     def _with_identity(self, source: str, piece: Piece) -> pa.RecordBatch:
         records, kept = piece.decoded.records, piece.decoded.kept
@@ -133,7 +137,7 @@ class _ReadRecords(ReadRangeFn):
             fields.append(IDENTITY_FIELDS[2])
         return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
 
-    def _letters(self, source: str, piece: Piece) -> pa.RecordBatch:
+    def _letters(self, source: str, piece: Piece, attributes: dict[str, str]) -> pa.RecordBatch:
         decoded = piece.decoded
         rows = np.array(decoded.refused)
         identity = [
@@ -151,6 +155,7 @@ class _ReadRecords(ReadRangeFn):
                 for only_rules in decoded.well_typed
             ],
             event_times=decoded.event_times,
+            attributes=attributes,
         )
 
 
