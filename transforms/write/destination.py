@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ..plan import Token, checked_name
 from ..receipts import Receipt
+from .errors import CommitConflict as CommitConflict
+from .errors import DestinationError as DestinationError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,14 +26,6 @@ if TYPE_CHECKING:
 OutputKind = Literal["records", "aggregates", "dead_letters", "side"]
 """``records`` and ``aggregates`` have rows in the ledger; ``dead_letters`` count as dead in all of
 these; a ``side`` output (late rows, duplicates) is committed, and counted by tallies."""
-
-
-class DestinationError(ValueError):
-    """A destination URI that cannot be used. The message says what to write instead."""
-
-
-class CommitConflict(RuntimeError):
-    """A token under which other content is committed already."""
 
 
 class Committed(NamedTuple):

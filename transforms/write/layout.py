@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
 
 from ...schemas.problems import did_you_mean, list_names
-from .destination import DestinationError
+from .errors import DestinationError
 from .partitions import Partition, parse_partitions
 
 TARGET_BYTES = 256 << 20

@@ -22,7 +22,7 @@ import pyarrow.types as pt
 
 from ...schemas.problems import did_you_mean, list_names
 from .. import storage
-from .destination import DestinationError
+from .errors import DestinationError
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
 LONGEST = 255
