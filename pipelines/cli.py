@@ -70,7 +70,12 @@ def command() -> NoReturn:
     with suppress(BrokenPipeError):  # the reader has seen enough
         sys.stdout.flush()
         sys.stderr.flush()
+    if _JOB_SERVER in sys.modules:
+        sys.exit(code)  # Beam ends the servers that it has started, such as Prism, on the way out
     os._exit(code)
+
+
+_JOB_SERVER = "apache_beam.runners.portability.job_server"
 
 
 if __name__ == "__main__":

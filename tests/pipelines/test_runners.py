@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from millstream.pipelines import exit_codes
 
@@ -113,6 +114,17 @@ def test_prism(files, tmp_path, alone, prism):
     again = ingest("--job", "job.yaml", "--aggregates", FLOATS, *flags, cwd=folder.path)
     assert again.code == exit_codes.OK
     assert "committed already: nothing to do" in again.err
+
+
+@pytest.mark.service
+def test_prism_ends_with_the_run(files, tmp_path, prism):
+    """A server that nobody needs any more would stay for ever."""
+    ours = tmp_path / "prism"
+    shutil.copy(prism, ours)
+    _, done = run(files, tmp_path, "--runner=PrismRunner", f"--prism_location={ours}")
+    assert done.code == exit_codes.OK, done.err
+    left = [p for p in psutil.process_iter(["cmdline"]) if str(ours) in (p.info["cmdline"] or [])]
+    assert left == []
 
 
 @pytest.mark.service
