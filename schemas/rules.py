@@ -43,9 +43,14 @@ class Violation(NamedTuple):
     message: str
 
 
+def is_restricted(field: Field) -> bool:
+    """Whether a field's own values may not be repeated."""
+    return (field.classification or "").lower() in RESTRICTED
+
+
 def shown(value: Any, field: Field) -> str:
     """A value as a message repeats it: short, and not at all where it is personal."""
-    if (field.classification or "").lower() in RESTRICTED:
+    if is_restricted(field):
         return "a value not shown"
     text = str(value)
     text = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

@@ -18,7 +18,7 @@ from ..schemas.aggregates.spec import SLICE_START, AggregateSpec
 from ..schemas.aggregates.states import finalise, merge_states, partial_states, seal_states
 from ..schemas.arrow import SOURCE
 from .coder import RecordBatchCoder  # registers it  # noqa: F401
-from .tallies import TALLIES, Tally
+from .tallies import TALLIES, Tally, count_sources
 
 VISIBLE = "visible"
 """Tag of the output that carries results."""
@@ -218,15 +218,7 @@ def _batches(table: pa.Table, rows: int) -> list[pa.RecordBatch]:
 
 def _count_sources(batch: pa.RecordBatch) -> dict[str, int]:
     """Rows by source; those of no source count under the empty name."""
-    if SOURCE not in batch.schema.names:
-        return {"": batch.num_rows}
-    column = batch.column(SOURCE)
-    if not pt.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    names = [*column.dictionary.to_pylist(), None]
-    codes = column.indices.fill_null(len(names) - 1).to_numpy()
-    counts = np.bincount(codes, minlength=len(names)).tolist()
-    return {name or "": rows for name, rows in zip(names, counts, strict=True) if rows}
+    return count_sources(batch, SOURCE) or {"": batch.num_rows}
 
 
 _NULL = np.uint64(0x9E3779B97F4A7C15)

@@ -15,14 +15,13 @@ from ..schemas.arrow import IDENTITY, SOURCE
 from ..schemas.codes import Code
 from ..schemas.contract import Contract, Field
 from ..schemas.dead_letters import SCHEMA
-from ..schemas.rules import RESTRICTED, Violation
+from ..schemas.rules import Violation, is_restricted
 from ..schemas.steps import Failure, RecordStep
 from .coder import RecordBatchCoder  # registers it  # noqa: F401
 from .dead_letters import Origin, refused_batch
 from .error_handling import HandlesErrors
 from .stage_result import StageResult
-from .tallies import DEAD_LETTERS, TALLIES, Tally
-from .write.stage import count_sources
+from .tallies import DEAD_LETTERS, TALLIES, Tally, count_sources
 
 
 class Step(HandlesErrors):
@@ -129,7 +128,7 @@ def _message(error: Exception, with_text: bool) -> str:
 
 def _has_restricted(fields: Iterable[Field]) -> bool:
     return any(
-        (field.classification or "").lower() in RESTRICTED
+        is_restricted(field)
         or _has_restricted(field.fields)
         or (field.items is not None and _has_restricted([field.items]))
         for field in fields

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 TALLIES = "tallies"
 """Tag of the output that carries tallies, the same at every stage."""
 DEAD_LETTERS = "dead_letters"
@@ -28,3 +31,11 @@ class Tally(NamedTuple):
     outcome: Outcome
     rows: int
     output: str = ""
+
+
+def count_sources(batch: pa.RecordBatch, column: str) -> dict[str, int]:
+    """Rows by source; a null counts under the empty name. Nothing if there is no such column."""
+    if column not in batch.schema.names:
+        return {}
+    counts = pc.value_counts(batch[column])
+    return {v["values"] or "": v["counts"] for v in counts.to_pylist()}

@@ -14,8 +14,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 from ...schemas.arrow import SOURCE
 from .. import storage
-from ..tallies import TALLIES, Tally
-from ..write.stage import count_sources
+from ..tallies import TALLIES, Tally, count_sources
 from .resolve import Lost
 
 DUPLICATES = "duplicates"

@@ -172,8 +172,11 @@ def _block(data: bytes, size: int, at: int, max_record_bytes: int) -> Iterator[L
 
 def payload_batch(source: str, lines: Lines) -> pa.RecordBatch:
     """Lines of one source as a batch of payloads."""
-    n = len(lines.payloads)
-    sources = pa.DictionaryArray.from_arrays(
-        pa.repeat(pa.scalar(0, pa.int32()), n), pa.array([source], pa.string())
-    )
+    sources = source_column(source, len(lines.payloads))
     return pa.RecordBatch.from_arrays([sources, lines.offsets, lines.payloads], schema=PAYLOADS)
+
+
+def source_column(source: str, size: int) -> pa.Array:
+    """The column ``_source`` of records that are all of one source."""
+    indices = pa.repeat(pa.scalar(0, pa.int32()), size)
+    return pa.DictionaryArray.from_arrays(indices, pa.array([source], pa.string()))

@@ -24,7 +24,7 @@ from ..progress import PROGRESS
 from ..tallies import DEAD_LETTERS
 from .ahead import read_ahead
 from .files import FileRange
-from .lines import Oversize, Unreadable
+from .lines import Oversize, Unreadable, source_column
 from .ranges import ReadRangeFn, planned_files, read_ranges
 
 
@@ -129,7 +129,7 @@ class _ReadRecords(ReadRangeFn):
     def _with_identity(self, source: str, piece: Piece) -> pa.RecordBatch:
         records, kept = piece.decoded.records, piece.decoded.kept
         positions = piece.positions if kept is None else piece.positions.take(pa.array(kept))
-        columns = [*records.columns, _constant_source(source, len(positions)), positions]
+        columns = [*records.columns, source_column(source, len(positions)), positions]
         fields = [*records.schema, *IDENTITY_FIELDS[:2]]
         if self._payload:
             rows = np.arange(len(positions)) if kept is None else kept
@@ -141,7 +141,7 @@ class _ReadRecords(ReadRangeFn):
         decoded = piece.decoded
         rows = np.array(decoded.refused)
         identity = [
-            _constant_source(source, len(rows)),
+            source_column(source, len(rows)),
             piece.positions.take(pa.array(rows)),
             piece.payloads(rows),
         ]
@@ -157,8 +157,3 @@ class _ReadRecords(ReadRangeFn):
             event_times=decoded.event_times,
             attributes=attributes,
         )
-
-
-def _constant_source(source: str, size: int) -> pa.Array:
-    indices = pa.repeat(pa.scalar(0, pa.int32()), size)
-    return pa.DictionaryArray.from_arrays(indices, pa.array([source], pa.string()))

@@ -20,6 +20,7 @@ from ...schemas.codes import Code
 from .. import coder, storage  # coder: registers itself with Beam  # noqa: F401
 from ..plan import Token
 from ..receipts import Part, Receipt
+from ..tallies import count_sources
 from .destination import Destination, Output
 from .formats import FORMATS, format_of
 from .layout import Layout
@@ -381,14 +382,6 @@ def stage_batches(output: Output, token: Token, batches: Iterable[pa.RecordBatch
     except BaseException:
         files.abandon()
         raise
-
-
-def count_sources(batch: pa.RecordBatch, column: str) -> dict[str, int]:
-    """Rows by source; a null counts under the empty name. Nothing if there is no such column."""
-    if column not in batch.schema.names:
-        return {}
-    counts = pc.value_counts(batch[column])
-    return {v["values"] or "": v["counts"] for v in counts.to_pylist()}
 
 
 def unreadable(batch: pa.RecordBatch) -> list[str]:

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from millstream.schemas import dead_letters
 from millstream.transforms.receipts import Part
 from millstream.transforms.storage import StorageError
+from millstream.transforms.tallies import count_sources
 from millstream.transforms.write import gathering
 from millstream.transforms.write.destination import Output
-from millstream.transforms.write.stage import StageFn, count_sources, unreadable
+from millstream.transforms.write.stage import StageFn, unreadable
 from write_support import numbers, token
 
 
