@@ -65,12 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     quiet_beam()
     from ..transforms.lock import Locked, LockLost
-    from ..transforms.runs import RunStore
     from ..transforms.storage import StorageError
     from .prepare import job_outputs
 
-    outputs, ledger = job_outputs(job, places)
-    store = RunStore(ledger.destination.home)
+    outputs, ledger, store = job_outputs(job, places)
     try:
         if not store.runs():
             print(f"no run of this job was ever begun in {store.home}: nothing to delete")

@@ -20,7 +20,7 @@ from ..transforms.read.json_lines import ReadFromJsonLines
 from ..transforms.runs import RunRecord, RunStore
 from ..transforms.write.commit import CommitRun
 from ..transforms.write.destination import Output
-from ..transforms.write.files import SPILL, live_files
+from ..transforms.write.files import PRIVATE, SPILL, live_files
 from ..transforms.write.stage import Stage
 from .job import Job
 
@@ -56,13 +56,26 @@ class Run:
         Raises:
             DestinationError: two outputs have one name, or one place.
         """
-        return CommitRun(self.store, self.token, self.outputs, self.ledger.uri)
+        return CommitRun(
+            self.store,
+            self.token,
+            self.outputs,
+            self.ledger.uri,
+            patience=self.job.retry_seconds,
+        )
 
     @property
     def spill(self) -> str:
         """The folder for what waits while keys are compared."""
-        staging = self.ledger.destination.staging
-        return storage.join(staging, self.token.run_id, SPILL)
+        return storage.join(self.store.home, PRIVATE, "staging", self.token.run_id, SPILL)
+
+    @property
+    def keeps_payload(self) -> bool:
+        """Whether a record's bytes are needed after it has been parsed: for the dead letters of
+        steps, and of destinations that refuse rows."""
+        return bool(self.steps) or any(
+            output.destination.refuses for output in self.outputs if output.name == RECORDS
+        )
 
 
 def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection[RunRecord]:
@@ -103,8 +116,7 @@ class _Flow:
 def _read(pipeline: beam.Pipeline, run: Run, flow: _Flow) -> Any:
     """Records that keep the contract."""
     job = run.job
-    # A file refuses no row: only steps ask for a record's bytes again.
-    payload = bool(run.steps)
+    payload = run.keeps_payload
     if job.format != "jsonl":
         result = pipeline | "Read" >> _reader(run, payload, flow.origin._replace(stage="parse"))
         flow.facts.append(result.tallies)
@@ -196,7 +208,9 @@ def _write(records: Any, run: Run, flow: _Flow) -> None:
         records = records | "DropDerived" >> beam.Map(_without, run.derived).with_output_types(
             pa.RecordBatch
         )
-    flow.stage(records, "StageRecords", RECORDS)
+    # Tables keep where a row came from, or need it for what they refuse; files hold neither.
+    tables = any(output.tables for output in run.outputs if output.name == RECORDS)
+    flow.stage(records, "StageRecords", RECORDS, keep_identity=tables)
 
 
 def _without(batch: pa.RecordBatch, columns: tuple[str, ...]) -> pa.RecordBatch:

@@ -77,13 +77,22 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         list[StepJob], "what happens to records before they are written, as YAML: sql, python"
     ] = []
     output: Annotated[
-        str | None, "where records go, as parquet:DIR (jsonl:, csv:, avro:); may be left out"
+        str | None,
+        "where records go, as parquet:DIR (jsonl:, csv:, avro:, delta:), duckdb:FILE/TABLE, "
+        "postgresql://HOST/DATABASE/TABLE, iceberg:CATALOG/NAMESPACE.TABLE, "
+        "bigquery:PROJECT.DATASET.TABLE, kafka://HOST:PORT/TOPIC or pubsub://PROJECT/TOPIC; may be "
+        "left out",
     ] = None
-    dead_letters: Annotated[str, "where dead letters go, as jsonl:DIR"]
+    dead_letters: Annotated[str, "where dead letters go, as jsonl:DIR, or any other destination"]
     duplicates: Annotated[
         str | None, "where duplicates go, as parquet:DIR; else they are counted only"
     ] = None
-    ledger: Annotated[str, "where the ledger and the run records go, as jsonl:DIR"]
+    ledger: Annotated[str, "where the ledger goes, as jsonl:DIR"]
+    state: Annotated[
+        str | None,
+        "the folder for plans, run records and rows that are staged for tables; else the ledger's, "
+        "where that is a folder of files",
+    ] = None
     aggregates: Annotated[list[AggregateJob], "windowed aggregates, as YAML"] = []
     event_time: Annotated[
         str | None, "the field that holds the event time; else the contract's"
@@ -95,6 +104,9 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     run_id: Annotated[str | None, "name of the run; else made from what the run will do"] = None
     reprocess: Annotated[bool, "read input that another run has committed already"] = False
     allow_no_input: Annotated[bool, "a pattern that matches no file is no error"] = False
+    retry_seconds: Annotated[
+        float, "seconds for which a destination that does not answer is asked again"
+    ] = 120.0
     wait: Annotated[float, "seconds to wait while another run of the job holds its lock"] = 0.0
     progress: Annotated[bool, "show on a terminal how far a local run is"] = True
     log_format: Annotated[LogFormat, "how messages and logs are written to standard error"] = "text"
@@ -111,8 +123,10 @@ KEYS: dict[str, Any] = get_type_hints(Job, include_extras=True)
 
 REQUIRED = tuple(f.name for f in msgspec.structs.fields(Job) if f.required)
 
-_PATHS = {"contract", "input"}
+_PATHS = {"contract", "input", "state"}
 _URIS = {"output", "dead_letters", "duplicates", "ledger"}
+_LOCAL = {"parquet", "jsonl", "csv", "avro", "duckdb", "delta"}
+"""Schemes of destinations whose URI holds a path."""
 _YAML = {"aggregates", "steps", "csv"}
 """Keys whose flags hold YAML."""
 
@@ -191,7 +205,7 @@ def _placed(key: str, value: Any, base: str) -> Any:
     """The value with its relative paths made relative to the working directory."""
     if key == "input" and isinstance(value, str):
         value = [value]
-    if key in ("output", "duplicates") and value == "":
+    if key in ("output", "duplicates", "state") and value == "":
         return None
     if not base:
         return value
@@ -217,7 +231,9 @@ def _from(base: str, path: str) -> str:
 
 def _uri_from(base: str, uri: str) -> str:
     scheme, colon, rest = uri.partition(":")
-    return f"{scheme}:{_from(base, rest)}" if colon and rest else uri
+    if not colon or not rest or scheme not in _LOCAL:
+        return uri
+    return f"{scheme}:{_from(base, rest)}"
 
 
 def _checked(values: dict[str, Any], places: Places) -> Job:

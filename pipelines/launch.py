@@ -127,8 +127,8 @@ def _helper_count(job: Job, inputs: tuple[InputFile, ...], flags: list[str]) -> 
 def _run(run: Run, flags: list[str], started: float) -> int:
     from ..transforms.lock import Locked, LockLost
     from ..transforms.runs import AlreadyCommitted
-    from ..transforms.write.commit import complete
-    from ..transforms.write.destination import CommitConflict
+    from ..transforms.write.commit import Unbalanced, complete
+    from ..transforms.write.destination import CommitConflict, DestinationError, Unavailable
 
     job, store = run.job, run.store
     logs.of_run(run.token.run_id)
@@ -140,18 +140,23 @@ def _run(run: Run, flags: list[str], started: float) -> int:
                     break
                 assert decision.prepared is not None
                 say(f"completing what run {decision.token.run_id} had prepared")
-                complete(store, decision.prepared, check=lock.check)
+                complete(store, decision.prepared, check=lock.check, patience=job.retry_seconds)
             if decision.kind == "done":
                 assert decision.record is not None
                 say(f"run {decision.token.run_id} has been committed already: nothing to do")
                 return _report(run, decision.record)
             if decision.kind == "replace":
+                for output in run.outputs:
+                    output.destination.refuse_replacing(run.token.run_id)
                 say(f"run {decision.token.run_id} holds another plan, which this one replaces")
             return _execute(run, flags, started)
     except (AlreadyCommitted, Locked) as error:
         say(str(error), ERROR)
         return exit_codes.REFUSED
-    except (CommitConflict, LockLost) as error:
+    except Unbalanced as error:
+        say(str(error), ERROR)
+        return exit_codes.UNBALANCED
+    except (CommitConflict, DestinationError, LockLost, Unavailable) as error:
         return _fail(str(error))
 
 

@@ -7,11 +7,14 @@ what needs no Beam (the contract, the input files) and the rest.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from ..schemas.contract import Contract, ContractError
+from ..transforms import storage
 from ..transforms.plan import InputFile, Plan, PlanError
 from ..transforms.storage import StorageError
 from . import runners
@@ -19,6 +22,9 @@ from .job import Format, Job, JobError, Places
 
 if TYPE_CHECKING:
     from ..schemas.aggregates.spec import AggregateSpec
+    from ..schemas.table import Table
+    from ..transforms.receipts import Part
+    from ..transforms.runs import RunStore
     from ..transforms.write.destination import Output, OutputKind
     from .graph import Run
     from .steps import Steps
@@ -140,13 +146,15 @@ def prepare(
         JobError: an output cannot be used.
     """
     runners.quiet_beam()
-    from ..transforms.runs import RunStore
     from ..transforms.write.destination import DestinationError
     from .graph import Run
     from .steps import derive
 
     _check_csv_header(job, contract, places)
-    outputs, ledger = job_outputs(job, places)
+    outputs, ledger, store = job_outputs(job, places)
+    outputs = [
+        replace(output, tables=_tables(output, contract, steps, aggregates)) for output in outputs
+    ]
     plan = _plan(job, contract, inputs, outputs)
     try:
         token = plan.token(job.run_id)
@@ -162,7 +170,7 @@ def prepare(
         else (),
         aggregates=aggregates,
         plan=plan,
-        store=RunStore(ledger.destination.home),
+        store=store,
         token=token,
         outputs=tuple(outputs),
         ledger=ledger,
@@ -212,6 +220,36 @@ def _check_committed_keys(run: Run, steps: Steps, places: Places) -> None:
         raise places.error(("deduplicate",), f"committed keys cannot be compared: {said}")
 
 
+def _tables(
+    output: Output,
+    contract: Contract,
+    steps: Steps,
+    aggregates: tuple[AggregateSpec, ...],
+) -> dict[Part, Table]:
+    """The tables of an output: one, and of an aggregate that of its states too."""
+    from ..schemas import dead_letters
+    from ..schemas.aggregates.states import state_schema, visible_schema
+    from ..schemas.table import table_of_contract, table_of_schema
+    from ..transforms.write.tables import TableDestination
+    from .graph import DEAD_LETTERS, DUPLICATES, RECORDS
+
+    if not isinstance(output.destination, TableDestination):
+        return {}
+    if output.name == DEAD_LETTERS:
+        return {"data": table_of_schema(dead_letters.SCHEMA, ("id",))}
+    if output.name == DUPLICATES:
+        return {"data": table_of_contract(contract)}
+    if output.name == RECORDS:
+        return {"data": steps.table}
+    (spec,) = [spec for spec in aggregates if spec.name == output.name]
+    visible = visible_schema(spec)
+    key = (*visible.names[:2], *(key.name for key in spec.keys))
+    return {
+        "states": table_of_schema(state_schema(spec)),
+        "data": table_of_schema(visible, key),
+    }
+
+
 def _check_outputs(run: Run, steps: Steps, places: Places) -> None:
     """Have every destination look at the columns that it will get.
 
@@ -223,7 +261,9 @@ def _check_outputs(run: Run, steps: Steps, places: Places) -> None:
     from ..schemas import dead_letters
     from ..schemas.aggregates.states import visible_schema
     from ..schemas.arrow import IDENTITY, batch_schema
-    from ..transforms.write.destination import DestinationError
+    from ..transforms import ledger
+    from ..transforms.write.attempts import Attempts
+    from ..transforms.write.destination import DestinationError, Unavailable
     from .graph import DEAD_LETTERS, DUPLICATES, RECORDS
 
     fields = [field for field in steps.schema if field.name not in IDENTITY]
@@ -231,42 +271,60 @@ def _check_outputs(run: Run, steps: Steps, places: Places) -> None:
         RECORDS: (pa.schema(fields), ("output",)),
         DUPLICATES: (batch_schema(run.contract), ("duplicates",)),
         DEAD_LETTERS: (dead_letters.SCHEMA, ("dead_letters",)),
+        run.ledger.name: (ledger.SCHEMA, ("ledger",)),
     }
     for i, spec in enumerate(run.aggregates):
         schemas[spec.name] = (visible_schema(spec), ("aggregates", i, "output"))
-    for output in run.outputs:
+    attempts = Attempts(run.job.retry_seconds)
+    for output in (*run.outputs, run.ledger):
         schema, place = schemas[output.name]
+        to = output.destination
         try:
-            output.destination.check(schema)
-        except DestinationError as error:
+            if output.tables:
+                attempts.call(to.service, partial(to.check_tables, output.tables))
+            else:
+                to.check(schema)
+        except (DestinationError, Unavailable) as error:
             raise places.error(place, str(error)) from None
 
 
-def job_outputs(job: Job, places: Places) -> tuple[list[Output], Output]:
-    """What is committed, in this order, and the ledger.
+def job_outputs(job: Job, places: Places) -> tuple[list[Output], Output, RunStore]:
+    """What is committed, in this order, the ledger, and where runs are kept.
 
     Raises:
         JobError: a destination cannot be used.
     """
+    from ..transforms import ledger as ledgers
+    from ..transforms.runs import RunStore
     from ..transforms.write.commit import LEDGER
     from ..transforms.write.destination import DestinationError, Output
+    from ..transforms.write.tables import TableDestination
     from .graph import DEAD_LETTERS, DUPLICATES, RECORDS
 
     def output(name: str, uri: str, kind: OutputKind, *steps: str | int) -> Output:
         try:
-            return Output(name, uri, kind)
+            return Output(name, uri, kind, state=state)
         except DestinationError as error:
             raise places.error(steps, str(error)) from None
         except PlanError as error:
             raise places.error((*steps[:-1], "name"), str(error)) from None
 
+    state = storage.absolute(job.state) if job.state else ""
+    ledger = output(LEDGER, job.ledger, "side", "ledger")
+    if isinstance(ledger.destination, TableDestination):
+        if not state:
+            said = "the ledger goes to no folder of files: say with state: DIR where plans, run "
+            raise places.error(("ledger",), said + "records and staged rows are kept")
+        ledger = replace(ledger, tables={"data": ledgers.TABLE})
+    else:
+        state = state or ledger.destination.home
     found = [output(RECORDS, job.output, "records", "output")] if job.output else []
     if job.duplicates:
         found.append(output(DUPLICATES, job.duplicates, "side", "duplicates"))
     for i, a in enumerate(job.aggregates):
         found.append(output(a.name, a.output, "aggregates", "aggregates", i, "output"))
     found.append(output(DEAD_LETTERS, job.dead_letters, "dead_letters", "dead_letters"))
-    return found, output(LEDGER, job.ledger, "side", "ledger")
+    return found, ledger, RunStore(state)
 
 
 def _plan(

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from ..schemas.arrow import IDENTITY, arrow_type, batch_schema, field_of_arrow
-from ..schemas.contract import Contract
+from ..schemas.arrow import IDENTITY, UNKNOWN, arrow_type, batch_schema, field_of_arrow
+from ..schemas.contract import Contract, Field
+from ..schemas.table import Table, table_of_contract
 from .job import Job, Places
 
 if TYPE_CHECKING:
@@ -25,6 +26,14 @@ class Steps(NamedTuple):
     steps: tuple[RecordStep, ...]
     schema: pa.Schema
     contract: Contract
+
+    @property
+    def table(self) -> Table:
+        """The table of the records that leave the last step."""
+        table = table_of_contract(self.contract)
+        if UNKNOWN in self.schema.names and not any(f.name == UNKNOWN for f in table.fields):
+            return replace(table, fields=(*table.fields, Field(UNKNOWN, "json")))
+        return table
 
 
 def open_steps(job: Job, contract: Contract, places: Places) -> Steps:

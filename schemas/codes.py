@@ -6,7 +6,7 @@ never renamed or given another meaning.
 
 from enum import StrEnum
 
-VERSION = 2
+VERSION = 3
 
 
 class Code(StrEnum):
@@ -48,3 +48,5 @@ class Code(StrEnum):
     """A field that the contract does not name, where the job rejects such."""
     STEP = "STEP"
     """A step of the job failed on this record; the message names the exception."""
+    DESTINATION = "DESTINATION"
+    """The destination refused the row; the message is its own, without the row's values."""

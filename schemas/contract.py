@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 LogicalType = Literal[
     "string", "integer", "number", "decimal", "boolean",
-    "date", "timestamp", "time", "object", "array", "json",
+    "date", "timestamp", "time", "object", "array", "json", "binary",
 ]  # fmt: skip
-"""ODCS's logical types, and two of ours: ``decimal`` (a number or integer whose ``physicalType``
-names a precision) and ``json`` (an object without properties or an array without items: any JSON,
-kept as its text)."""
+"""ODCS's logical types, and three of ours: ``decimal`` (a number or integer whose ``physicalType``
+names a precision), ``json`` (an object without properties or an array without items: any JSON,
+kept as its text) and ``binary``, which no contract has, but tables of dead letters and states."""
 
 
 class ContractError(ValueError):

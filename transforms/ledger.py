@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import pyarrow as pa
 
+from ..schemas.table import table_of_schema
 from .receipts import Receipt
 from .tallies import Tally
 
@@ -31,6 +32,10 @@ SCHEMA = pa.schema(
     + [pa.field("output", pa.string(), nullable=False)]
     + [pa.field(name, pa.int64(), nullable=False) for name in _COUNTS]
 )
+
+
+TABLE = table_of_schema(SCHEMA, key=("run_id", "source", "output"))
+"""The ledger as a table."""
 
 
 class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +122,20 @@ def build(
         return LedgerRow(run_id=run_id, source=source, output=output, **values)
 
     return [row(source, output.name) for output in ours for source in sources]
+
+
+def with_refused(
+    rows: Iterable[LedgerRow], output: str, refused: Mapping[str, int]
+) -> list[LedgerRow]:
+    """The rows after a destination has refused so many of an output's records, by source."""
+    found = []
+    for row in rows:
+        count = refused.get(row.source, 0) if row.output == output else 0
+        if count:
+            written, dead = row.written - count, row.dead + count
+            row = msgspec.structs.replace(row, written=written, dead=dead)
+        found.append(row)
+    return found
 
 
 def contributions(outputs: Sequence[Output], receipts: Iterable[Receipt]) -> dict[str, int]:

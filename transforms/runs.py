@@ -20,11 +20,13 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from ..schemas.table import Table
 from . import storage
+from .dead_letters import Origin
 from .ledger import LedgerRow
 from .lock import RunLock
 from .plan import InputFile, Plan, Token, checked_name
-from .receipts import Receipt
+from .receipts import Part, Receipt
 
 PREPARED_FORMAT = "millstream.prepared/1"
 RECORD_FORMAT = "millstream.run/1"
@@ -34,13 +36,42 @@ class AlreadyCommitted(RuntimeError):
     """Another run has committed one of the plan's inputs. The message names run and files."""
 
 
-class PreparedOutput(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one plan of a run, for what has to outlive a crash.
+
+    ``origin`` is what the run's dead letters have in common. All methods raise ``StorageError``
+    when a file cannot be read or written.
+    """
+
+    path: str
+    origin: Origin
+
+    def remember(self, name: str, value: str) -> str:
+        """Write a note once; gives what stands under the name, which may be an earlier note."""
+        path = self._note(name)
+        if storage.write_once(path, value.encode()):
+            return value
+        return storage.read_bytes(path).decode()
+
+    def recall(self, name: str) -> str | None:
+        """What was remembered under a name."""
+        path = self._note(name)
+        return storage.read_bytes(path).decode() if storage.exists(path) else None
+
+    def _note(self, name: str) -> str:
+        return storage.join(self.path, f"{checked_name(name, 'name of a note')}.note")
+
+
+class PreparedOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One output, ready to be committed: everything that a restart needs."""
 
     name: str
     uri: str
     digest: str
     receipts: tuple[Receipt, ...] = ()
+    tables: dict[Part, Table] = {}
+    kind: str = "records"
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +176,13 @@ class RunStore:
         """What an attempt of this plan has prepared."""
         attempt = self._latest(token)
         return self._read(attempt.path("prepared"), Prepared) if attempt.prepared else None
+
+    def folder(self, token: Token) -> RunFolder:
+        """The folder of the plan that the token names, which has begun."""
+        attempt = self._latest(token)
+        plan = Plan.from_json(storage.read_bytes(attempt.path("plan")))
+        origin = Origin("", plan.job, token.run_id, plan.contract_id, plan.contract_version)
+        return RunFolder(attempt.place, origin)
 
     def finish(self, record: RunRecord) -> RunRecord:
         """Write how the run ended: the last thing a run does.
@@ -283,6 +321,9 @@ class _Attempt:
     def prepared(self) -> bool:
         return self.holds("prepared")
 
+    @property
+    def place(self) -> str:
+        return storage.join(self.folder, f"{self.number:04d}-{self.token.plan_digest[:16]}")
+
     def path(self, name: str) -> str:
-        place = f"{self.number:04d}-{self.token.plan_digest[:16]}"
-        return storage.join(self.folder, place, f"{name}.json")
+        return storage.join(self.place, f"{name}.json")

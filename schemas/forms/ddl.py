@@ -26,11 +26,11 @@ _FLOATS = {
 _SCALARS = {
     "duckdb": {
         "string": "VARCHAR", "boolean": "BOOLEAN", "date": "DATE", "time": "TIME",
-        "timestamp": "TIMESTAMPTZ", "json": "JSON",
+        "timestamp": "TIMESTAMPTZ", "json": "JSON", "binary": "BLOB",
     },
     "postgresql": {
         "string": "TEXT", "boolean": "BOOLEAN", "date": "DATE", "time": "TIME",
-        "timestamp": "TIMESTAMPTZ", "json": "JSONB",
+        "timestamp": "TIMESTAMPTZ", "json": "JSONB", "binary": "BYTEA",
     },
 }  # fmt: skip
 
@@ -45,7 +45,7 @@ def create_table(contract: Contract, dialect: str = "duckdb") -> str:
     """
     if dialect not in DIALECTS:
         raise ValueError(f"no SQL dialect {dialect!r}; there are {', '.join(DIALECTS)}")
-    name = _TYPES[dialect]
+    name = TYPES[dialect]
     lines = [
         f"  {quoted(f.name)} {name(f)}{' NOT NULL' if f.required else ''}" for f in contract.fields
     ]
@@ -87,4 +87,6 @@ def _scalar(field: Field, dialect: str, decimal: str) -> str:
     return _SCALARS[dialect][field.type]
 
 
-_TYPES: dict[str, Callable[[Field], str]] = {"duckdb": _duckdb, "postgresql": _postgresql}
+TYPES: dict[str, Callable[[Field], str]] = {"duckdb": _duckdb, "postgresql": _postgresql}
+"""Dialect → the type of a field's column. DuckDB's raises ``ValueError`` for a decimal that it
+cannot hold."""

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from millstream.transforms.plan import Token
 from millstream.transforms.receipts import content_digest
-from millstream.transforms.write.destination import Output
+from millstream.transforms.write.destination import Commit, Output
 from millstream.transforms.write.stage import StagedFiles, stage_batches
 
 from tests.pipelines.clicks import Done, JobFolder
@@ -31,7 +31,7 @@ def write(uri, run_id, countries, states=False, name="clicks"):
         files = StagedFiles(to, token, "states")
         files.write(pa.RecordBatch.from_pydict({"rows": [3]}))
         receipts += files.close()
-    to.destination.commit(token, content_digest(receipts), receipts)
+    to.destination.commit(Commit(token, content_digest(receipts), tuple(receipts)))
     return to
 
 
@@ -81,7 +81,7 @@ def test_states(cli, tmp_path):
 
 def test_a_commit_of_no_rows_is_an_empty_list(cli, tmp_path):
     to = Output("clicks", f"parquet:{tmp_path}")
-    to.destination.commit(Token("r1", "a" * 64), content_digest([]), [])
+    to.destination.commit(Commit(Token("r1", "a" * 64), content_digest([]), ()))
     assert cli("files", to.uri) == Done(0, "", "")
 
 

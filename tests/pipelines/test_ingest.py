@@ -395,8 +395,8 @@ def test_a_runner_that_fails_after_the_commit_fails_nothing(folder, ingest_here,
     folder.put("a.jsonl", event())
     real = commit.commit_run
 
-    def commit_then_fail(*arguments):
-        real(*arguments)
+    def commit_then_fail(*arguments, **options):
+        real(*arguments, **options)
         raise RuntimeError("the lights went out")
 
     monkeypatch.setattr(commit, "commit_run", commit_then_fail)

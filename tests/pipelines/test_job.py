@@ -88,6 +88,12 @@ def edited(old: str, new: str) -> str:
     return JOB.replace(old, new)
 
 
+KNOWN = (
+    "Known: avro:, bigquery:, csv:, delta:, duckdb:, iceberg:, jsonl:, kafka:, parquet:, "
+    "postgresql:, pubsub:"
+)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -197,21 +203,20 @@ def edited(old: str, new: str) -> str:
             "output: parquet:out/clicks",
             "output: parqet:out/clicks",
             "job.yaml:4 output: unknown destination scheme parqet:; did you mean parquet:? "
-            "Known: avro:, csv:, jsonl:, parquet:",
+            f"{KNOWN}",
             id="a misspelt scheme",
         ),
         pytest.param(
             "output: parquet:out/pages",
             "output: orc:out/pages",
-            "job.yaml:13 aggregates[0].output: unknown destination scheme orc: "
-            "Known: avro:, csv:, jsonl:, parquet:",
+            f"job.yaml:13 aggregates[0].output: unknown destination scheme orc: {KNOWN}",
             id="an unknown scheme in an aggregate",
         ),
         pytest.param(
             "ledger: jsonl:out/ledger",
             "ledger: out/ledger",
             "job.yaml:6 ledger: destination 'out/ledger' names no format; "
-            "did you mean 'parquet:out/ledger'? Known: avro:, csv:, jsonl:, parquet:",
+            f"did you mean 'parquet:out/ledger'? {KNOWN}",
             id="a path without a scheme",
         ),
         pytest.param(

@@ -288,7 +288,7 @@ def test_a_file_is_read_as_its_name_says(tmp_path, name, data):
         members(TEXT[:111], b"", TEXT[111:], b""),
         members(TEXT[:111]) + b"\0" * 7 + members(TEXT[111:]) + b"\0" * 600_000,
         members(*(TEXT[i : i + 1] for i in range(len(TEXT)))),
-        gzip.compress(TEXT, 0),
+        gzip.compress(TEXT, 0, mtime=0),
         gzip.compress(TEXT, mtime=10**9),
     ],
     ids=["one", "three", "empty members", "padded", "a byte each", "stored", "with a time"],
@@ -309,7 +309,7 @@ def test_a_header_with_every_optional_field(tmp_path):
     assert read(whole(written(tmp_path / "f.gz", header + body + trailer))) == (TEXT, "")
 
 
-@pytest.mark.parametrize("data", [b"", gzip.compress(b""), members(b"", b"")])
+@pytest.mark.parametrize("data", [b"", members(b""), members(b"", b"")])
 def test_nothing_is_in_an_empty_file(tmp_path, data):
     assert read(whole(written(tmp_path / "f.gz", data))) == (b"", "")
 

@@ -14,11 +14,21 @@ import apache_beam as beam
 
 from ..plan import Token, checked_name
 from ..receipts import Receipt, content_digest
+from .attempts import Attempts
 from .commit import CommitRun, Unbalanced, barrier, clear_staging, commit_run, complete
-from .destination import CommitConflict, Committed, Destination, DestinationError, Output
+from .destination import (
+    Commit,
+    CommitConflict,
+    Committed,
+    Destination,
+    DestinationError,
+    Output,
+    Unavailable,
+)
 from .stage import Stage
 
 __all__ = [
+    "Commit",
     "CommitConflict",
     "CommitRun",
     "Committed",
@@ -27,6 +37,7 @@ __all__ = [
     "Output",
     "Receipt",
     "Stage",
+    "Unavailable",
     "Unbalanced",
     "WriteTo",
     "WriteToJsonLines",
@@ -51,6 +62,7 @@ class WriteTo(beam.PTransform):
             gives the same files; other content is refused. Without one, every pipeline that is
             constructed writes anew.
         keep_identity: write the identity columns too.
+        state: the folder that rows are staged in, for destinations other than files.
 
     Raises:
         DestinationError: the URI cannot be used; or, in the pipeline, batches lack a column to
@@ -67,12 +79,13 @@ class WriteTo(beam.PTransform):
         run_id: str | None = None,
         *,
         keep_identity: bool = False,
+        state: str = "",
     ) -> None:
         super().__init__()
         # Fixed here, not on a worker: a bundle that is retried must stage under the same id.
         run_id = checked_name(run_id, "run id") if run_id else uuid.uuid4().hex
         self._token = Token(run_id, hashlib.sha256(run_id.encode()).hexdigest())
-        self._output = Output(name, uri)
+        self._output = Output(name, uri, state=state)
         self._keep_identity = keep_identity
 
     def expand(self, pcoll: beam.PCollection) -> Any:
@@ -100,5 +113,5 @@ class WriteToJsonLines(WriteTo):
 
 def _commit(receipts: list[Receipt], to: Destination, token: Token) -> Committed:
     digest = content_digest(receipts)
-    to.commit(token, digest, receipts)
+    Attempts().call(to.service, lambda: to.commit(Commit(token, digest, tuple(receipts))))
     return Committed(token, digest, sum(r.rows for r in receipts if r.part == "data"))

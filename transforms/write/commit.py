@@ -7,20 +7,27 @@ Everything up to ``prepared.json`` can be thrown away; everything after it follo
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import cache
+from itertools import chain
 from typing import Any, Literal
 
 import apache_beam as beam
 import msgspec
 from apache_beam.transforms.window import GlobalWindows
 
+from ...schemas.table import Table
 from .. import ledger, storage
 from ..plan import Token
-from ..receipts import Receipt, content_digest
+from ..receipts import Part, Receipt, content_digest
 from ..runs import Prepared, PreparedOutput, RunRecord, RunStore
 from ..tallies import Tally
-from .destination import DestinationError, Output, destination
+from .attempts import PATIENCE_SECONDS, Attempts
+from .destination import Commit, Destination, Output, destination
+from .errors import DestinationError
+from .refusals import refused_by_source, refused_letters
 from .stage import stage_batches, staged_folder
 
 LEDGER = "ledger"
@@ -28,7 +35,8 @@ LEDGER = "ledger"
 
 
 class Unbalanced(RuntimeError):
-    """Records are missing, or too many. Nothing was committed; the message says where."""
+    """Records are missing, or too many. The message says where, and whether anything was
+    committed."""
 
 
 class CommitRun(beam.PTransform):
@@ -42,6 +50,7 @@ class CommitRun(beam.PTransform):
         token: the run's token.
         outputs: what to commit, in this order.
         ledger_uri: where the ledger's rows go, after all outputs.
+        patience: seconds for which a service that does not answer is asked again.
 
     Raises:
         DestinationError: two outputs have one name, or one place.
@@ -50,18 +59,30 @@ class CommitRun(beam.PTransform):
     """
 
     def __init__(
-        self, store: RunStore, token: Token, outputs: Sequence[Output], ledger_uri: str
+        self,
+        store: RunStore,
+        token: Token,
+        outputs: Sequence[Output],
+        ledger_uri: str,
+        *,
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
         super().__init__()
         self._store = store
         self._token = token
         self._outputs = tuple(outputs)
-        self._ledger = Output(LEDGER, ledger_uri, "side")
+        self._ledger = Output(LEDGER, ledger_uri, "side", state=store.home)
+        self._patience = patience
         _refuse_shared([*outputs, self._ledger])
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         return barrier(pcoll) | "Commit" >> beam.Map(
-            _commit_facts, self._store, self._token, self._outputs, self._ledger.uri
+            _commit_facts,
+            self._store,
+            self._token,
+            self._outputs,
+            self._ledger.uri,
+            self._patience,
         ).with_output_types(RunRecord)
 
 
@@ -92,6 +113,8 @@ def commit_run(
     outputs: Sequence[Output],
     ledger_uri: str,
     facts: Iterable[Tally | Receipt],
+    *,
+    patience: float = PATIENCE_SECONDS,
 ) -> RunRecord:
     """What :class:`CommitRun` does with everything that came in. May be called again and again.
 
@@ -102,11 +125,15 @@ def commit_run(
     prepared = store.prepared(token)
     if prepared is None:
         prepared = store.prepare(_balanced(store, token, outputs, ledger_uri, facts))
-    return complete(store, prepared)
+    return complete(store, prepared, patience=patience)
 
 
 def complete(
-    store: RunStore, prepared: Prepared, *, check: Callable[[], object] | None = None
+    store: RunStore,
+    prepared: Prepared,
+    *,
+    check: Callable[[], object] | None = None,
+    patience: float = PATIENCE_SECONDS,
 ) -> RunRecord:
     """Commit what is prepared and not yet committed, then record the run.
 
@@ -114,29 +141,132 @@ def complete(
 
     Args:
         check: called before each commit, to stop by raising (``RunLock.check``).
+        patience: seconds for which a service that does not answer is asked again.
+
+    Raises:
+        CommitConflict: an output holds the token with other content.
+        DestinationError: an output can never be committed as things are.
+        Unavailable: a service did not answer in time.
+        Unbalanced: an output holds another number of rows than it was given.
     """
-    token = Token.parse(prepared.token)
-    rows: dict[str, int] = {}
-    digests: dict[str, str] = {}
-    for output in prepared.outputs:
-        if check:
-            check()
-        destination(output.uri, output.name).commit(token, output.digest, output.receipts)
-        rows[output.name] = sum(r.rows for r in output.receipts if r.part == "data")
-        digests[output.name] = output.digest
-    if check:
-        check()
-    _commit_ledger(token, prepared)
-    return store.finish(
-        _record(
-            token,
-            "committed",
-            rows=rows,
-            digests=digests,
-            unreadable=prepared.unreadable,
-            ledger=prepared.ledger,
+    return _Completion(store, prepared, check or (lambda: None), Attempts(patience)).record()
+
+
+class _Completion:
+    """The commits of one run: all outputs, then what they refused, then the ledger."""
+
+    def __init__(
+        self, store: RunStore, prepared: Prepared, check: Callable[[], object], attempts: Attempts
+    ) -> None:
+        self._store = store
+        self._prepared = prepared
+        self._check = check
+        self._attempts = attempts
+        self._token = Token.parse(prepared.token)
+        self._run = store.folder(self._token)
+        self._refused: dict[str, str] = {}  # output → path of its refused rows
+
+    def record(self) -> RunRecord:
+        outputs = self._prepared.outputs
+        self._commit_all([output for output in outputs if output.kind != "dead_letters"])
+        # What the others refused is dead too, and so these come last.
+        self._commit_all([output for output in outputs if output.kind == "dead_letters"])
+        rows = self._ledger()
+        self._check()
+        self._attempts.call(self._ledger_output().destination.service, self._commit_ledger)
+        return self._store.finish(
+            _record(
+                self._token,
+                "committed",
+                rows={output.name: self._rows(output) for output in outputs},
+                digests={output.name: self._digest(output) for output in outputs},
+                unreadable=self._prepared.unreadable,
+                ledger=tuple(rows),
+            )
         )
-    )
+
+    def _commit_all(self, outputs: Sequence[PreparedOutput]) -> None:
+        self._attempts.call_all(outputs, lambda o: self._destination(o).service, self._commit)
+
+    def _commit(self, output: PreparedOutput) -> None:
+        self._check()
+        to = self._destination(output)
+        receipts, digest = output.receipts, self._digest(output)
+        if output.kind == "dead_letters" and self._refused:
+            receipts = (*receipts, *self._refused_receipts(output, digest))
+        to.commit(Commit(self._token, digest, receipts, output.tables, self._run))
+        if to.refuses:
+            self._see_refused(output, to)
+
+    def _see_refused(self, output: PreparedOutput, to: Destination) -> None:
+        held = to.committed(self._token.run_id)
+        if held is None:
+            raise Unbalanced(f"output {output.name!r} does not hold what was committed to it")
+        if held.refused:
+            self._refused[output.name] = storage.join(self._run.path, held.refused)
+        if held.rows != self._rows(output):
+            raise Unbalanced(
+                f"output {output.name!r} was given {_visible(output.receipts)} rows; it holds "
+                f"{held.rows}, and the outputs have refused {self._refused_rows()} in all"
+            )
+
+    def _refused_receipts(self, output: PreparedOutput, digest: str) -> list[Receipt]:
+        to = Output(output.name, output.uri, "dead_letters", state=self._store.home)
+        held = to.destination.committed(self._token.run_id)
+        if held is not None and held.digest == digest:
+            return []
+        paths = [self._refused[name] for name in sorted(self._refused)]
+        return stage_batches(to, self._token, chain.from_iterable(map(refused_letters, paths)))
+
+    def _digest(self, output: PreparedOutput) -> str:
+        """Of what is committed: of dead letters with what other outputs refused."""
+        if output.kind != "dead_letters" or not self._refused:
+            return output.digest
+        names = [path.rpartition("/")[2] for path in sorted(self._refused.values())]
+        return hashlib.sha256(" ".join([output.digest, *names]).encode()).hexdigest()
+
+    def _rows(self, output: PreparedOutput) -> int:
+        rows = _visible(output.receipts)
+        if output.kind == "dead_letters":
+            return rows + self._refused_rows()
+        return rows - (self._refused_of(output.name).total() if output.name in self._refused else 0)
+
+    def _refused_rows(self) -> int:
+        return sum(self._refused_of(name).total() for name in self._refused)
+
+    @cache  # noqa: B019 - lives as long as the completion
+    def _refused_of(self, name: str) -> Counter[str]:
+        return refused_by_source(self._refused[name])
+
+    def _ledger(self) -> list[ledger.LedgerRow]:
+        rows = list(self._prepared.ledger)
+        for name in self._refused:
+            rows = ledger.with_refused(rows, name, self._refused_of(name))
+        if wrong := ledger.check(rows):
+            raise Unbalanced(_explain(wrong, "after the commits the run does not balance:"))
+        return rows
+
+    def _ledger_output(self) -> Output:
+        return Output(LEDGER, self._prepared.ledger_uri, "side", state=self._store.home)
+
+    def _commit_ledger(self) -> None:
+        rows = self._ledger()
+        # Of the rows, not of the file: another version may write the same rows in other bytes.
+        digest = hashlib.sha256(msgspec.json.encode(rows, order="sorted")).hexdigest()
+        output = self._ledger_output()
+        held = output.destination.committed(self._token.run_id)
+        done = held is not None and (held.token, held.digest) == (self._token, digest)
+        receipts = [] if done else stage_batches(output, self._token, [ledger.to_batch(rows)])
+        tables: dict[Part, Table] = {"data": ledger.TABLE}
+        # Even if it is held: the commit that was interrupted may have left something to tidy away.
+        output.destination.commit(Commit(self._token, digest, tuple(receipts), tables, self._run))
+
+    def _destination(self, output: PreparedOutput) -> Destination:
+        return destination(output.uri, output.name, self._store.home)
+
+
+def _visible(receipts: Iterable[Receipt]) -> int:
+    return sum(receipt.rows for receipt in receipts if receipt.part == "data")
 
 
 def clear_staging(store: RunStore, token: Token, outputs: Iterable[Output]) -> None:
@@ -178,7 +308,12 @@ def _balanced(
 def _prepared_output(output: Output, receipts: Iterable[Receipt]) -> PreparedOutput:
     ours = sorted((r for r in receipts if r.output == output.name), key=lambda r: (r.part, r.path))
     return PreparedOutput(
-        name=output.name, uri=output.uri, digest=content_digest(ours), receipts=tuple(ours)
+        name=output.name,
+        uri=output.uri,
+        digest=content_digest(ours),
+        receipts=tuple(ours),
+        tables=dict(output.tables),
+        kind=output.kind,
     )
 
 
@@ -195,29 +330,22 @@ def _strays(
     ]
 
 
-def _explain(wrong: Sequence[ledger.Imbalance], limit: int = 10) -> str:
+def _explain(
+    wrong: Sequence[ledger.Imbalance],
+    said: str = "the run does not balance, and nothing was committed:",
+    limit: int = 10,
+) -> str:
     lines = [f"  {imbalance}" for imbalance in wrong[:limit]]
     if len(wrong) > limit:
         lines.append(f"  … and {len(wrong) - limit} more")
-    return "the run does not balance, and nothing was committed:\n" + "\n".join(lines)
-
-
-def _commit_ledger(token: Token, prepared: Prepared) -> None:
-    # Of the rows, not of the file: another version may write the same rows in other bytes.
-    digest = hashlib.sha256(msgspec.json.encode(prepared.ledger, order="sorted")).hexdigest()
-    output = Output(LEDGER, prepared.ledger_uri, "side")
-    held = output.destination.committed(token.run_id)
-    done = held is not None and (held.token, held.digest) == (token, digest)
-    receipts = [] if done else stage_batches(output, token, [ledger.to_batch(prepared.ledger)])
-    # Even if it is held: the commit that was interrupted may have left something to tidy away.
-    output.destination.commit(token, digest, receipts)
+    return "\n".join([said, *lines])
 
 
 def _refuse_shared(outputs: Sequence[Output]) -> None:
     names: dict[Any, Output] = {}
     places: dict[Any, Output] = {}
     for output in outputs:
-        place = (output.destination.format, output.destination.home)  # whatever the layout
+        place = output.destination.place
         for seen, key, word in ((names, output.name, "name"), (places, place, "place")):
             other = seen.setdefault(key, output)
             if other is not output:
@@ -244,6 +372,11 @@ def _facts(group: tuple[int, Iterable[Any]]) -> list[Any]:
 
 
 def _commit_facts(
-    facts: list[Any], store: RunStore, token: Token, outputs: Sequence[Output], ledger_uri: str
+    facts: list[Any],
+    store: RunStore,
+    token: Token,
+    outputs: Sequence[Output],
+    ledger_uri: str,
+    patience: float,
 ) -> RunRecord:
-    return commit_run(store, token, outputs, ledger_uri, facts)
+    return commit_run(store, token, outputs, ledger_uri, facts, patience=patience)

@@ -9,18 +9,21 @@ from __future__ import annotations
 import difflib
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
+from ...schemas.table import Table
 from ..plan import Token, checked_name
-from ..receipts import Receipt
+from ..receipts import Part, Receipt
 from .errors import CommitConflict as CommitConflict
 from .errors import DestinationError as DestinationError
+from .errors import Unavailable as Unavailable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ..runs import RunFolder
     from .layout import Layout
 
 OutputKind = Literal["records", "aggregates", "dead_letters", "side"]
@@ -29,11 +32,30 @@ these; a ``side`` output (late rows, duplicates) is committed, and counted by ta
 
 
 class Committed(NamedTuple):
-    """What a destination holds of a run: its token, its content digest, its visible rows."""
+    """What a destination holds of a run: its token, its content digest, its visible rows, and the
+    file in the run's folder that has the rows it refused."""
 
     token: Token
     digest: str
     rows: int
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What is to be made visible, under which token.
+
+    Attributes:
+        receipts: the staged files, of all parts.
+        tables: the columns of each part, where a destination needs to be told.
+        run: the run's own folder, for what has to outlive a crash; ``None`` outside of jobs.
+    """
+
+    token: Token
+    digest: str
+    receipts: tuple[Receipt, ...]
+    tables: Mapping[Part, Table] = field(default_factory=dict)
+    run: RunFolder | None = None
 
 
 class Destination(ABC):
@@ -43,15 +65,25 @@ class Destination(ABC):
         uri: what :func:`destination` was given, made absolute.
         name: the output's name, in file names and beside the token.
         format: how rows are staged, a key of :data:`.formats.FORMATS`.
-        home: the folder whose ``_millstream`` folder holds what is millstream's own.
         layout: how staged files are cut; without one, by size alone.
+        refuses: whether single rows may be refused: records are staged with their bytes then.
     """
 
     uri: str
     name: str
     format: str
-    home: str
     layout: Layout | None = None
+    refuses: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def home(self) -> str:
+        """The folder whose ``_millstream`` folder holds what is millstream's own."""
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Where rows come to lie, whatever the options: no two outputs of a job have the same."""
 
     def check(self, schema: pa.Schema) -> None:
         """See before a run whether rows of a schema can be written here.
@@ -69,25 +101,56 @@ class Destination(ABC):
     def staging(self) -> str:
         """The folder that staged files are written to."""
 
+    def check_tables(self, tables: Mapping[Part, Table]) -> None:
+        """See before a run whether an output's tables can be written here: for the table of each
+        part what :meth:`check` is for columns. Nothing is changed.
+
+        Raises:
+            DestinationError: they cannot; the message names what does not fit.
+            Unavailable: the service does not answer.
+        """
+        self.check(tables["data"].schema)
+
+    @property
+    def service(self) -> str:
+        """What may fail as one: outputs of one service are committed one after another, those of
+        others at the same time."""
+        return ""
+
     @abstractmethod
-    def commit(self, token: Token, digest: str, receipts: Sequence[Receipt]) -> None:
+    def commit(self, commit: Commit) -> None:
         """Make what is staged visible, once.
 
         If the token is held with this digest, nothing is left to do. What the same run id holds
-        under another plan is replaced. May be called again after it failed anywhere.
+        under another plan is replaced, where it can be. May be called again after it failed
+        anywhere.
 
         Raises:
-            CommitConflict: the token is held with another digest.
+            CommitConflict: the token is held with another digest; or the run id is held, and its
+                rows cannot be replaced.
+            DestinationError: it can never be done as things are.
+            Unavailable: the service does not answer.
         """
 
     @abstractmethod
     def committed(self, run_id: str) -> Committed | None:
         """What the destination holds of a run."""
 
+    def refuse_replacing(self, run_id: str) -> None:
+        """See before a run whether what the run id holds under another plan can be replaced.
+
+        Raises:
+            CommitConflict: it cannot.
+        """
+        return
+
 
 @dataclass(frozen=True)
 class Output:
     """One named output of a job: where it goes, and how the ledger counts it.
+
+    ``tables`` are the columns of each part, which destinations other than files need; ``state`` is
+    the folder that those stage rows in.
 
     Raises:
         DestinationError: the URI cannot be used.
@@ -97,24 +160,61 @@ class Output:
     name: str
     uri: str
     kind: OutputKind = "records"
+    tables: Mapping[Part, Table] = field(default_factory=dict, kw_only=True)
+    state: str = field(default="", kw_only=True)
     destination: Destination = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        found = destination(self.uri, self.name)
+        found = destination(self.uri, self.name, self.state)
         object.__setattr__(self, "destination", found)
         object.__setattr__(self, "uri", found.uri)
 
 
-_MODULES = {"parquet": "files", "jsonl": "files", "csv": "files", "avro": "files"}
+_MODULES = {
+    "parquet": "files",
+    "jsonl": "files",
+    "csv": "files",
+    "avro": "files",
+    "duckdb": "duckdb",
+    "postgresql": "postgresql",
+    "iceberg": "iceberg",
+    "bigquery": "bigquery",
+    "kafka": "kafka",
+    "delta": "delta",
+    "pubsub": "pubsub",
+}
 """Scheme → the module of this package whose ``open_destination`` makes it."""
 
-_EXTRAS: dict[str, str] = {}
+_EXTRAS = {
+    "duckdb": "sql",
+    "postgresql": "postgresql",
+    "iceberg": "iceberg",
+    "bigquery": "gcp",
+    "kafka": "kafka",
+    "delta": "delta",
+    "pubsub": "gcp",
+}
 """Module → the extra of this package that installs what it imports."""
 
+_SHAPES = {
+    "files": "DIRECTORY",
+    "duckdb": "FILE/TABLE",
+    "postgresql": "//HOST/DATABASE/TABLE",
+    "iceberg": "CATALOG/NAMESPACE.TABLE",
+    "bigquery": "PROJECT.DATASET.TABLE",
+    "kafka": "//HOST:PORT/TOPIC",
+    "delta": "PATH",
+    "pubsub": "//PROJECT/TOPIC",
+}
+"""Module → what follows the scheme."""
 
-def destination(uri: str, name: str = "part") -> Destination:
-    """The destination of a URI such as ``parquet:/data/events?partition_by=country`` or
-    ``jsonl:gs://bucket/events``.
+
+def destination(uri: str, name: str = "part", state: str = "") -> Destination:
+    """The destination of a URI such as ``parquet:/data/events?partition_by=country``,
+    ``jsonl:gs://bucket/events`` or ``postgresql://host/db/events?mode=upsert``.
+
+    Args:
+        state: the folder that destinations other than files stage rows in.
 
     Raises:
         DestinationError: unknown scheme or option, no place, or what it needs is not installed.
@@ -124,7 +224,9 @@ def destination(uri: str, name: str = "part") -> Destination:
     if not colon or scheme not in _MODULES:
         raise DestinationError(_unknown(uri, scheme if colon else ""))
     if not rest:
-        raise DestinationError(f"{scheme}: names no place; write {scheme}:DIRECTORY")
+        raise DestinationError(
+            f"{scheme}: names no place; write {scheme}:{_SHAPES[_MODULES[scheme]]}"
+        )
     module = _MODULES[scheme]
     try:
         found = importlib.import_module(f".{module}", __package__)
@@ -135,7 +237,7 @@ def destination(uri: str, name: str = "part") -> Destination:
         raise DestinationError(
             f"{scheme}: needs {exc.name}; install it with: pip install 'millstream[{extra}]'"
         ) from exc
-    return found.open_destination(scheme, rest, name)
+    return found.open_destination(scheme, rest, name, state)
 
 
 def _unknown(uri: str, scheme: str) -> str:

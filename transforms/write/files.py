@@ -20,7 +20,7 @@ import msgspec
 from .. import storage
 from ..plan import Token
 from ..receipts import Part, Receipt
-from .destination import CommitConflict, Committed, Destination, DestinationError
+from .destination import Commit, CommitConflict, Committed, Destination, DestinationError
 from .formats import FORMATS
 from .layout import Layout, parse_layout
 from .partitions import check_partitions, stripped
@@ -78,13 +78,21 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class FilesDestination(Destination):
-    """Parquet, JSON lines, CSV or Avro files in ``home``, or in partition folders below it."""
+    """Parquet, JSON lines, CSV or Avro files in ``folder``, or in partition folders below it."""
 
     uri: str
     name: str
     format: str
-    home: str
+    folder: str
     layout: Layout = field(default_factory=Layout)
+
+    @property
+    def home(self) -> str:
+        return self.folder
+
+    @property
+    def place(self) -> str:
+        return f"{self.format}:{self.folder}"
 
     def check(self, schema: pa.Schema) -> None:
         check_partitions(self.layout.partition_by, schema)
@@ -99,8 +107,9 @@ class FilesDestination(Destination):
     def staging(self) -> str:
         return storage.join(self.home, PRIVATE, "staging")
 
-    def commit(self, token: Token, digest: str, receipts: Sequence[Receipt]) -> None:
-        files = _final_files(self, token, receipts)
+    def commit(self, commit: Commit) -> None:
+        token, digest = commit.token, commit.digest
+        files = _final_files(self, token, commit.receipts)
         while True:
             manifest = read_manifest(self.home)
             held = manifest.entry(self.name, token.run_id)
@@ -170,8 +179,10 @@ class FilesDestination(Destination):
             folder = folder.rpartition("/")[0]
 
 
-def open_destination(scheme: str, rest: str, name: str) -> FilesDestination:
+def open_destination(scheme: str, rest: str, name: str, state: str = "") -> FilesDestination:
     """The destination of ``scheme:DIR?partition_by=…&target_size=…``; the scheme is the format.
+
+    Files are staged in the folder that they are moved within, not in ``state``.
 
     Raises:
         DestinationError: an option is unknown, or its value cannot be used.

@@ -255,7 +255,7 @@ class Sink:
         self._contributions = 0
         self._sources: Counter[str] = Counter()
         self._unreadable: list[str] = []
-        self._file = _Hashing(storage.open_write(self.path))
+        self._file = Hashing(storage.open_write(self.path))
         try:
             self._encoder = FORMATS[format](cast(BinaryIO, self._file), schema)
         except BaseException:
@@ -310,7 +310,7 @@ class Sink:
             self._encoder.close()
 
 
-class _Hashing:
+class Hashing:
     """A file object that digests and counts what goes through it."""
 
     def __init__(self, file: BinaryIO) -> None:

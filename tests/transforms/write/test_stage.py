@@ -128,7 +128,7 @@ def test_a_failing_write_is_named(tmp_path, monkeypatch):
     def fail(self, data):
         raise OSError(errno.EDQUOT, "quota")
 
-    monkeypatch.setattr("millstream.transforms.write.stage._Hashing.write", fail)
+    monkeypatch.setattr("millstream.transforms.write.stage.Hashing.write", fail)
     with pytest.raises(StorageError, match=r"cannot write .*\.staged: the disk quota"):
         list(fn.finish_bundle())
     fn.teardown()

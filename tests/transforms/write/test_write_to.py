@@ -24,8 +24,8 @@ def run(transform, *batches, windows=None):
 
 def test_exports():
     assert write.__all__ == [
-        "CommitConflict", "CommitRun", "Committed", "Destination", "DestinationError", "Output",
-        "Receipt", "Stage", "Unbalanced", "WriteTo", "WriteToJsonLines", "WriteToParquet",
+        "Commit", "CommitConflict", "CommitRun", "Committed", "Destination", "DestinationError", "Output",
+        "Receipt", "Stage", "Unavailable", "Unbalanced", "WriteTo", "WriteToJsonLines", "WriteToParquet",
         "clear_staging", "commit_run", "complete",
     ]  # fmt: skip
     assert all(hasattr(write, name) for name in write.__all__)

@@ -3,7 +3,7 @@
 import pyarrow as pa
 from millstream.transforms.plan import Token
 from millstream.transforms.receipts import Part, content_digest
-from millstream.transforms.write.destination import Output
+from millstream.transforms.write.destination import Commit, Output
 from millstream.transforms.write.stage import Sink
 
 
@@ -35,4 +35,4 @@ def staged(output: Output, token: Token, *files, part: Part = "data"):
 
 
 def commit(output: Output, token: Token, receipts):
-    output.destination.commit(token, content_digest(receipts), receipts)
+    output.destination.commit(Commit(token, content_digest(receipts), tuple(receipts)))
