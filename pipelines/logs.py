@@ -26,6 +26,8 @@ def use(form: LogFormat) -> None:
         handler.setFormatter(JsonLines())
         logging.basicConfig(handlers=[handler], level=WARNING, force=True)
         _log.setLevel(INFO)
+    _log.propagate = _as_json
+    _log.handlers = [] if _as_json else [_ToPeople()]
 
 
 def of_run(run_id: str) -> None:
@@ -46,6 +48,13 @@ def event(message: str, **fields: Any) -> None:
     """Tell collectors what people are told in another way: only as JSON, with fields of its own."""
     if _as_json:
         _log.info(message, extra={"fields": fields})
+
+
+class _ToPeople(logging.Handler):
+    """What transforms have to say, said as :func:`say` says it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"millstream: {record.getMessage()}", file=sys.stderr)
 
 
 class JsonLines(logging.Formatter):

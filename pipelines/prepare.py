@@ -323,6 +323,10 @@ def job_outputs(job: Job, places: Places) -> tuple[list[Output], Output, RunStor
         found.append(output(DUPLICATES, job.duplicates, "side", "duplicates"))
     for i, a in enumerate(job.aggregates):
         found.append(output(a.name, a.output, "aggregates", "aggregates", i, "output"))
+        to = found[-1].destination
+        if isinstance(to, TableDestination) and to.options.mode == "upsert":
+            said = "mode=upsert would put a run's own results in place of those of other runs for "
+            raise places.error(("aggregates", i, "output"), said + "the same window; say append")
     found.append(output(DEAD_LETTERS, job.dead_letters, "dead_letters", "dead_letters"))
     return found, ledger, RunStore(state)
 

@@ -6,6 +6,7 @@ to say which errors are worth another attempt, and which destinations fail as on
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -21,6 +22,8 @@ LONGEST_WAIT_SECONDS = 20.0
 FAILURES = 5
 """Failures in a row after which a service is left alone for ``PAUSE_SECONDS``."""
 PAUSE_SECONDS = 15.0
+
+_log = logging.getLogger("millstream")
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -51,6 +54,7 @@ class Attempts:
             retry=tenacity.retry_if_exception_type((Unavailable, pybreaker.CircuitBreakerError)),
             wait=tenacity.wait_random_exponential(multiplier=0.2, max=LONGEST_WAIT_SECONDS),
             stop=tenacity.stop_after_delay(self._patience),
+            before_sleep=_say,
         )
         failure: Unavailable | None = None
         try:
@@ -101,18 +105,30 @@ class Attempts:
         )
 
 
+def _say(state: tenacity.RetryCallState) -> None:
+    """Tell whoever waits why."""
+    error = state.outcome and state.outcome.exception()
+    if isinstance(error, Unavailable):
+        wait = state.next_action.sleep if state.next_action else 0.0
+        _log.warning("%s; asked again in %.1f s", error, wait)
+
+
 def _is_an_answer(error: BaseException) -> bool:
     """Whether a service has answered, if only to say no: that is no reason to leave it alone."""
     return not isinstance(error, Unavailable)
 
 
 def _raise_all(errors: Sequence[BaseException]) -> None:
+    """Raise what stands in the way: a slip first, then what has to be mended, then what is down."""
     if not errors:
         return
-    # What trying again cannot mend comes first: it decides what to do.
-    ordered = sorted(errors, key=lambda e: isinstance(e, Unavailable))
-    if len(ordered) == 1 or not isinstance(
-        ordered[0], CommitConflict | DestinationError | Unavailable
-    ):
-        raise ordered[0]
-    raise type(ordered[0])("\n".join(map(str, ordered))) from ordered[0]
+    first = min(errors, key=_rank)
+    if len(errors) == 1 or _rank(first) == 0:
+        raise first
+    raise type(first)("\n".join(map(str, sorted(errors, key=_rank)))) from first
+
+
+def _rank(error: BaseException) -> int:
+    if isinstance(error, Unavailable):
+        return 2
+    return 1 if isinstance(error, CommitConflict | DestinationError) else 0

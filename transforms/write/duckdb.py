@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import ClassVar
 
 import duckdb
@@ -106,6 +107,33 @@ class DuckDbDestination(TableDestination):
                 [self.target, before, list(keep)],
             ).fetchall()
             return len(gone)
+
+    def old_tokens(self, before: float) -> list[str]:
+        if not os.path.exists(self.file):
+            return []
+        with self._connected() as db:
+            if not _exists(db, TOKENS):
+                return []
+            found = db.execute(
+                f"SELECT run_id FROM {quoted(TOKENS)} "
+                "WHERE table_name = ? AND epoch(committed_at) < ? ORDER BY run_id",
+                [self.target, before],
+            ).fetchall()
+            return [run_id for (run_id,) in found]
+
+    def expire(self, table: str, column: str, before: float, *, dry_run: bool = False) -> int:
+        if not os.path.exists(self.file):
+            return 0
+        what = "SELECT count(*)" if dry_run else "DELETE"
+        with self._connected() as db:
+            try:
+                ((rows,),) = db.execute(
+                    f"{what} FROM {_qualified(table)} WHERE {quoted(column)} < ?",
+                    [datetime.fromtimestamp(before, UTC)],
+                ).fetchall()
+            except duckdb.CatalogException:
+                return 0  # there is no such table
+            return rows
 
     def _load_all(self, db: duckdb.DuckDBPyConnection, loads: Sequence[Load]) -> None:
         for load in loads:
@@ -238,6 +266,10 @@ def open_destination(scheme: str, rest: str, name: str, state: str = "") -> Duck
     if "://" in file:
         raise DestinationError(f"{scheme}:{said}: DuckDB writes local files alone")
     file = storage.absolute(file)
+    if os.path.isdir(file):
+        raise DestinationError(
+            f"{scheme}:{said} names no table; write {scheme}:FILE/TABLE ({file} is a folder)"
+        )
     try:
         options = parse_options(query, DuckDbDestination.modes)
     except DestinationError as error:
