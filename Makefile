@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CLOUD := .venv-cloud
 
-.PHONY: demo test test-cloud quick lint bench bench-peers clean
+.PHONY: demo test test-cloud quick lint bench bench-sinks bench-peers torture clean
 
 $(STAMP): setup.py pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "millstream needs Python 3.11 or later")'
@@ -25,6 +25,8 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	-$(BIN)/python -m tests.services.prism
+	-$(BIN)/python -m tests.services.kafka
+	-$(BIN)/python -m tests.services.registry
 	$(BIN)/python -m pytest -m 'not cloud' tests
 	$(MAKE) --no-print-directory test-cloud
 
@@ -43,6 +45,13 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py $(BENCH)
+
+bench-sinks: $(STAMP)
+	-$(BIN)/python -m tests.services.kafka
+	$(BIN)/python benchmarks/sinks.py $(BENCH)
+
+torture: $(STAMP)
+	$(BIN)/python -m tests.torture $(or $(DESTINATIONS),duckdb postgresql iceberg delta)
 
 bench-peers: $(STAMP)
 	$(BIN)/python benchmarks/peers.py $(BENCH)

@@ -1,4 +1,4 @@
-"""BigQuery's schema of a contract, as its load jobs and ``bq`` take it.
+"""BigQuery's schema of a contract or a table, as its load jobs and ``bq`` take it.
 
 Rules: https://cloud.google.com/bigquery/docs/reference/rest/v2/tables#TableFieldSchema
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..contract import Contract, Field
+from ..table import Table
 
 _SCALARS = {
     "string": "STRING",
@@ -18,10 +19,10 @@ _SCALARS = {
     "timestamp": "TIMESTAMP",
     "time": "TIME",
     "json": "JSON",
-    "object": "RECORD",
+    "binary": "BYTES",
 }
-_NUMERIC_WHOLE, _NUMERIC_SCALE = 29, 9
-_BIG_WHOLE, _BIG_SCALE = 38, 38
+NUMERIC, BIGNUMERIC = (29, 9), (38, 38)
+"""The digits before and after the point that the two types hold."""
 
 
 def bigquery_schema(contract: Contract) -> list[dict[str, Any]]:
@@ -34,6 +35,16 @@ def bigquery_schema(contract: Contract) -> list[dict[str, Any]]:
         ValueError: a decimal that BIGNUMERIC cannot hold.
     """
     return [_field(field, field.name) for field in contract.fields]
+
+
+def bigquery_table_schema(table: Table) -> list[dict[str, Any]]:
+    """:func:`bigquery_schema` of a table's columns."""
+    return [_field(field, field.name) for field in table.fields]
+
+
+def holds_decimal(precision: int, scale: int) -> bool:
+    """Whether BIGNUMERIC holds decimals of so many digits, so many of them after the point."""
+    return _holds(BIGNUMERIC, precision, scale)
 
 
 def _field(field: Field, path: str) -> dict[str, Any]:
@@ -61,17 +72,18 @@ def _value(field: Field, path: str) -> dict[str, Any]:
 
 
 def _decimal(field: Field, path: str) -> dict[str, Any]:
-    whole = field.precision - field.scale
-    for name, most_whole, most_scale in (
-        ("NUMERIC", _NUMERIC_WHOLE, _NUMERIC_SCALE),
-        ("BIGNUMERIC", _BIG_WHOLE, _BIG_SCALE),
-    ):
-        if whole <= most_whole and field.scale <= most_scale:
+    for name, digits in (("NUMERIC", NUMERIC), ("BIGNUMERIC", BIGNUMERIC)):
+        if _holds(digits, field.precision, field.scale):
             return {"type": name, "precision": str(field.precision), "scale": str(field.scale)}
+    whole, scale = BIGNUMERIC
     raise ValueError(
-        f"{path}: BigQuery's BIGNUMERIC holds {_BIG_WHOLE} digits before and {_BIG_SCALE} after "
+        f"{path}: BigQuery's BIGNUMERIC holds {whole} digits before and {scale} after "
         f"the point, decimal({field.precision},{field.scale}) needs more"
     )
+
+
+def _holds(digits: tuple[int, int], precision: int, scale: int) -> bool:
+    return precision - scale <= digits[0] and scale <= digits[1]
 
 
 def _described(said: dict[str, Any], field: Field) -> dict[str, Any]:

@@ -36,11 +36,12 @@ def store(tmp_path, monkeypatch) -> RunStore:
     return RunStore("out/ledger")
 
 
-def staged(store, run_id, name, uri, days):
+def staged(store, run_id, name, uri, days, staged_in=None):
     """What a run that began so many days ago has staged."""
     token = store.begin(Plan("clicks", "c", "1", "d", (InputFile(run_id, 1, "1"),)), run_id).token
     batch = pa.RecordBatch.from_pydict({"n": [1, 2, 3]})
-    (receipt,) = stage_batches(Output(name, uri), token, [batch])
+    output = Output(name, uri, state=os.path.abspath(staged_in or store.home))
+    (receipt,) = stage_batches(output, token, [batch])
     when = time.time() - days * 86400
     os.utime(receipt.path, (when, when))
     return receipt
@@ -54,8 +55,8 @@ def prepare(store, run_id, receipt: Receipt, uri):
     )
 
 
-def files():
-    return [str(path) for path in Path("out").rglob("*.staged")]
+def files(folder="out"):
+    return [str(path) for path in Path(folder).rglob("*.staged")]
 
 
 def test_old_files_are_deleted_and_named(cli, store):
@@ -85,16 +86,36 @@ def test_an_age_of_ones_own(cli, store):
     assert files() == []
 
 
-def test_what_waited_for_its_keys_to_be_compared(cli, store):
+@pytest.mark.parametrize("state", ["out/ledger", "elsewhere"])
+def test_what_waited_for_its_keys_to_be_compared(cli, store, state):
     """A run that was killed while it looked for duplicates leaves all of its records."""
-    staged(store, "r1", "records", "parquet:out/clicks", days=1)
-    spill = Path("out/ledger/_millstream/staging/r1/_deduplicate/0.arrow")
+    Path("job.yaml").write_text(f"{JOB}state: {state}\n")
+    staged(RunStore(state), "r1", "records", "parquet:out/clicks", days=1)
+    spill = Path(f"{state}/_millstream/staging/r1/_deduplicate/0.arrow")
     spill.parent.mkdir(parents=True)
     spill.write_bytes(b"records")
     assert "deleted 0 files" in cli("gc", "--job", "job.yaml").out
     os.utime(spill, (0, 0))
     assert str(spill) in cli("gc", "--job", "job.yaml").out
     assert not spill.exists()
+
+
+@pytest.mark.parametrize("output", ["duckdb:w.duckdb/clicks", "parquet:out/clicks"])
+@pytest.mark.parametrize("letters", ["duckdb:w.duckdb/letters", "jsonl:out/letters"])
+@pytest.mark.parametrize("state", ["out/ledger", "elsewhere"])
+def test_tables_and_files_in_any_mix(cli, store, output, letters, state):
+    flags = ("--job", "job.yaml", "--output", output, "--dead_letters", letters, "--state", state)
+    store = RunStore(state)
+    places = {"records": output, "dead_letters": letters, "pages": "csv:out/pages"}
+    gone = [staged(store, "r1", name, uri, 8).path for name, uri in places.items()]
+    kept = [staged(store, "r1", name, uri, 6).path for name, uri in places.items()]
+    strange = staged(RunStore("another"), "r9", "records", output, 8, staged_in=state).path
+    done = cli("gc", *flags)
+    assert done.code == 0
+    assert sorted(line.split()[3] for line in done.out.splitlines()[:-1]) == sorted(gone)
+    assert done.err.count("1 staged files of runs that this job's ledger does not know") == 1
+    assert sorted(map(os.path.abspath, files("."))) == sorted([*kept, strange])
+    assert not Path("w.duckdb").exists(), "no service is asked for what it need not know"
 
 
 def test_a_prepared_run_keeps_its_files(cli, store):
@@ -146,6 +167,10 @@ def test_no_run_yet(cli, store):
         (("--job", "none.yaml"), "none.yaml: cannot read the job file"),
         (("--job", "job.yaml", "--older_than", "7"), "expected an age as 12h or 7d, got '7'"),
         (("--job", "job.yaml", "--older_than", "-1d"), "expected one argument"),
+        (("--job", "job.yaml", "--older_than", "36501d"), "an age of at most 36500d, got '36501d'"),
+        (("--job", "job.yaml", "--tokens_older_than", "x"), "expected an age as 12h or 7d"),
+        (("--job", "job.yaml", "--states_older_than", "1y"), "expected an age as 12h or 7d"),
+        (("--job", "job.yaml", "--dead_letters_older_than"), "expected one argument"),
         (("--job", "job.yaml", "--ledger", "jsnl:x"), "did you mean jsonl:?"),
         (("--job", "job.yaml", "--dry-run"), "unrecognized arguments: --dry-run"),
     ],

@@ -88,10 +88,7 @@ def edited(old: str, new: str) -> str:
     return JOB.replace(old, new)
 
 
-KNOWN = (
-    "Known: avro:, bigquery:, csv:, delta:, duckdb:, iceberg:, jsonl:, kafka:, parquet:, "
-    "postgresql:, pubsub:"
-)
+KNOWN = "Known: avro:, csv:, delta:, duckdb:, iceberg:, jsonl:, kafka:, parquet:, postgresql:"
 
 
 @pytest.mark.parametrize(

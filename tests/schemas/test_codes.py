@@ -218,7 +218,10 @@ def test_the_code_of_steps():
 
 
 def test_every_code_has_a_case():
-    assert {case.code for case in CASES.values()} | set(FILES) | {Code.STEP, Code.DESTINATION} == set(Code)
+    assert {case.code for case in CASES.values()} | set(FILES) | {
+        Code.STEP,
+        Code.DESTINATION,
+    } == set(Code)
 
 
 def test_every_code_says_what_it_means():

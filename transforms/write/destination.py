@@ -178,10 +178,8 @@ _MODULES = {
     "duckdb": "duckdb",
     "postgresql": "postgresql",
     "iceberg": "iceberg",
-    "bigquery": "bigquery",
     "kafka": "kafka",
     "delta": "delta",
-    "pubsub": "pubsub",
 }
 """Scheme → the module of this package whose ``open_destination`` makes it."""
 
@@ -189,10 +187,8 @@ _EXTRAS = {
     "duckdb": "sql",
     "postgresql": "postgresql",
     "iceberg": "iceberg",
-    "bigquery": "gcp",
     "kafka": "kafka",
     "delta": "delta",
-    "pubsub": "gcp",
 }
 """Module → the extra of this package that installs what it imports."""
 
@@ -201,10 +197,8 @@ _SHAPES = {
     "duckdb": "FILE/TABLE",
     "postgresql": "//HOST/DATABASE/TABLE",
     "iceberg": "CATALOG/NAMESPACE.TABLE",
-    "bigquery": "PROJECT.DATASET.TABLE",
     "kafka": "//HOST:PORT/TOPIC",
     "delta": "PATH",
-    "pubsub": "//PROJECT/TOPIC",
 }
 """Module → what follows the scheme."""
 

@@ -126,13 +126,12 @@ class DuckDbDestination(TableDestination):
             return 0
         what = "SELECT count(*)" if dry_run else "DELETE"
         with self._connected() as db:
-            try:
-                ((rows,),) = db.execute(
-                    f"{what} FROM {_qualified(table)} WHERE {quoted(column)} < ?",
-                    [datetime.fromtimestamp(before, UTC)],
-                ).fetchall()
-            except duckdb.CatalogException:
-                return 0  # there is no such table
+            if not _exists(db, table):
+                return 0
+            ((rows,),) = db.execute(
+                f"{what} FROM {_qualified(table)} WHERE {quoted(column)} < ?",
+                [datetime.fromtimestamp(before, UTC)],
+            ).fetchall()
             return rows
 
     def _load_all(self, db: duckdb.DuckDBPyConnection, loads: Sequence[Load]) -> None:
@@ -300,11 +299,12 @@ def _streamed(
 
 
 def _exists(db: duckdb.DuckDBPyConnection, table: str) -> bool:
+    schema, _, name = table.rpartition(".")
     query = (
         "SELECT 1 FROM duckdb_tables() "
-        "WHERE table_name = ? AND database_name = current_database() AND schema_name = 'main'"
+        "WHERE table_name = ? AND schema_name = ? AND database_name = current_database()"
     )
-    return bool(db.execute(query, [table]).fetchall())
+    return bool(db.execute(query, [name, schema or "main"]).fetchall())
 
 
 def _canonical(db: duckdb.DuckDBPyConnection, type: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -164,8 +164,22 @@ class FilesDestination(Destination):
         staged = storage.join(self.staging, entry.run_id)
         storage.delete_folder(storage.join(staged, self.name))
         storage.delete_folder(staged)
-        for path in manifests(self.home)[:-KEEP]:
-            storage.delete(path)
+        _delete_old_manifests(self.home)
+
+    def withdraw(self, paths: Collection[str]) -> None:
+        """Take final files out of the manifest, so that nobody misses them when they are deleted.
+
+        What the runs have committed stays committed: their entries keep token and digest.
+
+        Args:
+            paths: in ``home``, as the manifest has them.
+        """
+        while True:
+            manifest = read_manifest(self.home)
+            entries = tuple(_without(entry, paths) for entry in manifest.entries)
+            if entries == manifest.entries:
+                return _delete_old_manifests(self.home)
+            _write_next(self.home, manifest, entries)
 
     def delete_final(self, path: str) -> None:
         """Delete a final file by its path in ``home``, and partition folders that it leaves empty.
@@ -245,9 +259,24 @@ def _append(folder: str, manifest: Manifest, entry: Entry) -> bool:
     """Write the next manifest, with ``entry``; ``False`` if another commit was first."""
     key = (entry.output, entry.run_id)
     others = [e for e in manifest.entries if (e.output, e.run_id) != key]
-    following = Manifest(version=manifest.version + 1, entries=(*others, entry))
+    return _write_next(folder, manifest, (*others, entry))
+
+
+def _write_next(folder: str, manifest: Manifest, entries: tuple[Entry, ...]) -> bool:
+    """Write the manifest that follows; ``False`` if its number is taken."""
+    following = Manifest(version=manifest.version + 1, entries=entries)
     path = storage.join(folder, PRIVATE, "manifests", f"{following.version:08d}.json")
     return storage.write_once(path, msgspec.json.encode(following))
+
+
+def _without(entry: Entry, gone: Collection[str]) -> Entry:
+    files = tuple(file for file in entry.files if file.path not in gone)
+    return msgspec.structs.replace(entry, files=files)
+
+
+def _delete_old_manifests(folder: str) -> None:
+    for path in manifests(folder)[:-KEEP]:
+        storage.delete(path)
 
 
 def _decode(path: str, data: bytes) -> Manifest:

@@ -1,21 +1,22 @@
 """What dead attempts left behind: found, and deleted, without what a restart could need.
 
-Only files that belong to runs of one ledger are looked at: of others nobody here knows whether they
-are still at work. A run that has prepared its commit and not ended it keeps everything.
+Only files that belong to runs of one run store are looked at: of others nobody here knows whether
+they are still at work. A run that has prepared its commit and not ended it keeps everything.
 """
 
 from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from .. import storage
-from .destination import Destination
-from .files import KEEP, PRIVATE, SPILL, FilesDestination, manifests, read_manifest, run_of
+from .files import KEEP, PRIVATE, FilesDestination, manifests, read_manifest, run_of
 
 _STATES = f"{PRIVATE}/states"
+_STAGED = "staged, never committed"
+_HALF_WRITTEN = "half written"
 
 
 class Garbage(NamedTuple):
@@ -28,9 +29,9 @@ class Garbage(NamedTuple):
 
 
 def find_garbage(
-    destination: Destination, runs: Mapping[str, bool], before: float
+    destination: FilesDestination, runs: Mapping[str, bool], before: float
 ) -> Iterator[Garbage]:
-    """What of a destination can be deleted. Call it with the job's lock held.
+    """What of a folder of files can be deleted. Call it with the job's lock held.
 
     Args:
         runs: what :meth:`.RunStore.runs` gave.
@@ -40,33 +41,63 @@ def find_garbage(
     Raises:
         StorageError: a folder cannot be listed, or the manifest cannot be read.
     """
-    yield from _older(_staged(destination, runs), before, "staged, never committed")
+    yield from _older(_staged(destination.staging, runs, destination.name), before, _STAGED)
     private = storage.join(destination.home, PRIVATE)
-    yield from _older(iter(storage.list_temporaries(private)), before, "half written")
-    if isinstance(destination, FilesDestination):
-        yield from _older(_unnamed(destination, runs), before, "in no manifest")
-        yield from _older(iter(manifests(destination.home)[:-KEEP]), math.inf, "old manifest")
+    yield from _older(storage.list_temporaries(private), before, _HALF_WRITTEN)
+    yield from _older(_unnamed(destination, runs), before, "in no manifest")
+    yield from _older(manifests(destination.home)[:-KEEP], math.inf, "old manifest")
 
 
-def unknown_staged(destination: Destination, runs: Mapping[str, bool]) -> list[str]:
-    """Staged files of runs that the ledger does not know, which are left alone."""
-    return [path for path, run_id, _ in _staged_files(destination) if run_id not in runs]
+def find_leftovers(home: str, runs: Mapping[str, bool], before: float) -> Iterator[Garbage]:
+    """What of a run store's own folder can be deleted. Call it with the job's lock held.
+
+    All that is staged for tables lies there, of whatever output, and what waited while keys were
+    compared. Args and errors are those of :func:`find_garbage`.
+
+    Args:
+        home: :attr:`.RunStore.home`.
+    """
+    private = storage.join(home, PRIVATE)
+    yield from _older(_staged(staging_of(home), runs), before, _STAGED)
+    yield from _older(storage.list_temporaries(private), before, _HALF_WRITTEN)
+    # Refused rows whose writer died. Another attempt writes its own, so that even a run that is to
+    # be completed does not need them.
+    staged = storage.list_files(storage.join(private, "runs"), ".staged", deep=True)
+    yield from _older(staged, before, _HALF_WRITTEN)
 
 
-def delete_garbage(destination: Destination, garbage: Garbage) -> None:
-    """Delete a file, and the folders that are empty without it."""
+def staging_of(home: str) -> str:
+    """The folder of a run store's home that rows are staged in."""
+    return storage.join(home, PRIVATE, "staging")
+
+
+def unknown_staged(staging: str, runs: Mapping[str, bool]) -> list[str]:
+    """Staged files of runs that the run store does not know, which are left alone."""
+    return [path for path, run_id, _ in _staged_files(staging) if run_id not in runs]
+
+
+def delete_garbage(home: str, garbage: Garbage) -> None:
+    """Delete a file, and the folders in ``home`` that are empty without it."""
     storage.delete(garbage.path)
-    home = storage.join(destination.home, "")
     folder = garbage.path.rpartition("/")[0]
-    while folder.startswith(home):
+    while folder.startswith(storage.join(home, "")):
         storage.delete_empty_folder(folder)
         folder = folder.rpartition("/")[0]
 
 
-def _older(paths: Iterator[str], before: float, reason: str) -> Iterator[Garbage]:
+def look_at(path: str, reason: str) -> Garbage:
+    """A file that is to go.
+
+    Raises:
+        StorageError: it cannot be looked at, or is not there.
+    """
+    return Garbage(path, storage.size(path), storage.modified(path), reason)
+
+
+def _older(paths: Iterable[str], before: float, reason: str) -> Iterator[Garbage]:
     for path in paths:
         try:
-            found = Garbage(path, storage.size(path), storage.modified(path), reason)
+            found = look_at(path, reason)
         except storage.StorageError as exc:
             if exc.errno != errno.ENOENT:
                 raise
@@ -75,17 +106,18 @@ def _older(paths: Iterator[str], before: float, reason: str) -> Iterator[Garbage
             yield found
 
 
-def _staged_files(destination: Destination) -> Iterator[tuple[str, str, str]]:
+def _staged_files(staging: str) -> Iterator[tuple[str, str, str]]:
     """Path, run id and output of each staged file."""
-    for path in storage.list_files(destination.staging, deep=True):
-        match path.removeprefix(destination.staging).strip("/").split("/"):
-            case [run_id, output, _]:
+    for path in storage.list_files(staging, deep=True):
+        match path.removeprefix(staging).strip("/").split("/"):
+            case [run_id, output, _, *_]:
                 yield path, run_id, output
 
 
-def _staged(destination: Destination, runs: Mapping[str, bool]) -> Iterator[str]:
-    for path, run_id, output in _staged_files(destination):
-        if output in (destination.name, SPILL) and runs.get(run_id) is False:
+def _staged(staging: str, runs: Mapping[str, bool], name: str | None = None) -> Iterator[str]:
+    """Staged files of runs that have nothing left to complete; of one output, or of all."""
+    for path, run_id, output in _staged_files(staging):
+        if name in (None, output) and runs.get(run_id) is False:
             yield path
 
 

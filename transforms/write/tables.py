@@ -313,6 +313,27 @@ class TableDestination(Destination):
         """
         return 0
 
+    def old_tokens(self, before: float) -> list[str] | None:
+        """The run ids of the held tokens that are older than a time (seconds since the epoch).
+
+        ``None`` where the service cannot say: then :meth:`forget` is not called.
+        """
+        return None
+
+    def expire(
+        self, table: str, column: str, before: float, *, dry_run: bool = False
+    ) -> int | None:
+        """Delete the rows whose time stamp in a column is before a time; gives how many.
+
+        Args:
+            table: ``target``, or ``target`` with a suffix; it need not exist.
+            before: seconds since the epoch.
+            dry_run: only count the rows.
+
+        ``None`` where the service does not delete rows by their age, and nothing is deleted.
+        """
+        return None
+
     def check_tables(self, tables: Mapping[Part, Table]) -> None:
         for load in self._loads(tables, ()):
             self.examine(load)

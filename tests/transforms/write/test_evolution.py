@@ -6,7 +6,8 @@ from millstream.transforms.write.evolution import Column, TableMismatch, additio
 
 def columns(*said):
     """``"name TYPE"``, with ``!`` for NOT NULL."""
-    return [Column(*text.rstrip("!").split(), text.endswith("!")) for text in said]
+    pairs = ((text.rstrip("!").split(), text.endswith("!")) for text in said)
+    return [Column(name, type, required) for (name, type), required in pairs]
 
 
 def test_the_same_lacks_nothing():

@@ -13,10 +13,12 @@ from millstream.transforms.plan import Plan
 from millstream.transforms.runs import RunStore
 from millstream.transforms.write import files
 from millstream.transforms.write.destination import Output
-from millstream.transforms.write.files import live_files, run_of
+from millstream.transforms.write.files import FilesDestination, live_files, run_of
 from millstream.transforms.write.garbage import (
     delete_garbage,
     find_garbage,
+    find_leftovers,
+    staging_of,
     unknown_staged,
 )
 from millstream.transforms.write.stage import stage_batches
@@ -33,12 +35,19 @@ LATER = time.time() + 10**6
 def sweep(job, before=LATER):
     """Delete the garbage of all outputs of a job; gives (reason, path) of each file."""
     runs, found = job.store.runs(), []
-    for output in [*job.outputs, Output("ledger", job.ledger_uri, "side")]:
-        for garbage in list(find_garbage(output.destination, runs, before)):
+
+    def delete(home, garbages):
+        for garbage in list(garbages):
             assert garbage.bytes == Path(garbage.path).stat().st_size
-            delete_garbage(output.destination, garbage)
+            delete_garbage(home, garbage)
             assert not Path(garbage.path).exists()
             found.append((garbage.reason, garbage.path))
+
+    delete(job.store.home, find_leftovers(job.store.home, runs, before))
+    for output in [*job.outputs, Output("ledger", job.ledger_uri, "side")]:
+        to = output.destination
+        assert isinstance(to, FilesDestination)
+        delete(to.home, find_garbage(to, runs, before))
     return found
 
 
@@ -48,7 +57,9 @@ def aged(path, days):
 
 
 def garbage_of(output, runs, before=LATER):
-    return {g.path: g.reason for g in find_garbage(output.destination, runs, before)}
+    to = output.destination
+    assert isinstance(to, FilesDestination)
+    return {g.path: g.reason for g in find_garbage(to, runs, before)}
 
 
 @pytest.mark.parametrize(
@@ -145,7 +156,7 @@ def test_runs_of_others_are_left_alone(tmp_path):
     final = tmp_path / "records" / f"records-other-{'0' * 16}.parquet"
     final.write_bytes(b"x")
     runs = job.store.runs()
-    assert unknown_staged(job.records.destination, runs) == [strange.path]
+    assert unknown_staged(job.records.destination.staging, runs) == [strange.path]
     assert garbage_of(job.records, runs) == {mine.path: "staged, never committed"}
     assert Path(elsewhere.path).exists()
 
@@ -230,6 +241,44 @@ def test_half_written_files(tmp_path):
     assert (tmp_path / "ledger/_millstream/runs/r1").exists()
 
 
+def test_leftovers_of_tables(tmp_path):
+    """Rows for tables, of whatever output, are staged in the run store's own folder."""
+    store = RunStore(f"{tmp_path}/state")
+    old, unfinished = (store.begin(Plan("j", "c", "1", d, ()), f"r{d}").token for d in "ab")
+    outputs = [
+        Output(name, f"duckdb:{tmp_path}/w.duckdb/{name}", state=store.home)
+        for name in ("records", "of_a_former_job")
+    ]
+    mine = [staged(output, old, numbers(1))[0].path for output in outputs]
+    kept = [staged(output, unfinished, numbers(1))[0].path for output in outputs]
+    strange = staged(outputs[0], token("other"), numbers(1))[0].path
+    staging = Path(staging_of(store.home))
+    spill = staging / "ra" / "_deduplicate" / "1.arrow.index"
+    spill.parent.mkdir()
+    spill.write_bytes(b"keys")
+    runs = {"ra": False, "rb": True}
+    found = {g.path: g.reason for g in find_leftovers(store.home, runs, LATER)}
+    assert found == dict.fromkeys([*mine, str(spill)], "staged, never committed")
+    assert unknown_staged(str(staging), runs) == [strange]
+    for garbage in list(find_leftovers(store.home, runs, LATER)):
+        delete_garbage(store.home, garbage)
+    assert sorted(p.name for p in staging.iterdir()) == ["other", "rb"]
+    assert all(Path(path).exists() for path in (*kept, strange))
+
+
+def test_refused_rows_that_were_never_named(tmp_path):
+    """Who wrote them died before their file had its name; whoever comes next writes them again."""
+    store = RunStore(str(tmp_path))
+    run = store.folder(store.begin(Plan("j", "c", "1", "d", ()), "r1").token)
+    half = Path(run.path) / f".{'0' * 32}.staged"
+    half.write_bytes(b"PAR1")
+    named = Path(run.path) / f"refused-records-{'0' * 16}.parquet"
+    named.write_bytes(b"PAR1")
+    assert list(find_leftovers(store.home, {"r1": True}, before=half.stat().st_mtime)) == []
+    found = list(find_leftovers(store.home, {"r1": True}, LATER))
+    assert [(g.path, g.reason) for g in found] == [(str(half), "half written")]
+
+
 def test_old_manifests(tmp_path):
     job = Job(tmp_path, 1)
     job.launch("r1")
@@ -247,7 +296,9 @@ def test_what_is_gone_meanwhile_is_no_error(tmp_path):
     job = Job(tmp_path, 1)
     begun = job.store.begin(job.plan, "r1").token
     one, two = sorted(r.path for r in staged(job.records, begun, numbers(1), numbers(2)))
-    found = find_garbage(job.records.destination, job.store.runs(), LATER)
+    to = job.records.destination
+    assert isinstance(to, FilesDestination)
+    found = find_garbage(to, job.store.runs(), LATER)
     assert next(found).path == one
     os.unlink(two)
     assert list(found) == []
@@ -315,6 +366,7 @@ def test_in_an_object_store(scheme):
     values = HOSTILE if scheme == "s3" else ["NO", "..", "", "ü", None, "001"]
     with object_store(scheme, "bucket"):
         to = Output("records", f"csv:{scheme}://bucket/x?partition_by=k")
+        assert isinstance(to.destination, FilesDestination)
         store = RunStore(f"{scheme}://bucket/ledger")
         old, new = (store.begin(Plan("j", "c", "1", d, ()), "r1").token for d in "ab")
         batch = table(k=values, n=list(range(len(values))))
@@ -333,7 +385,10 @@ def test_in_an_object_store(scheme):
         assert [(g.path, g.reason) for g in found] == [
             (receipt.path, "staged, never committed"), (lost, "in no manifest"),
         ]  # fmt: skip
+        half = storage.join(store.folder(new).path, f".{'0' * 32}.staged")
+        storage.write_once(half, b"x")
+        assert [g.path for g in find_leftovers(store.home, store.runs(), LATER)] == [half]
         for garbage in found:
-            delete_garbage(to.destination, garbage)
+            delete_garbage(to.destination.home, garbage)
         assert sorted(storage.list_files(to.destination.home, ".csv", deep=True)) == sorted(live)
         assert not storage.list_files(to.destination.staging, deep=True)

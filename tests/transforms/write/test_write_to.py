@@ -24,9 +24,9 @@ def run(transform, *batches, windows=None):
 
 def test_exports():
     assert write.__all__ == [
-        "Commit", "CommitConflict", "CommitRun", "Committed", "Destination", "DestinationError", "Output",
-        "Receipt", "Stage", "Unavailable", "Unbalanced", "WriteTo", "WriteToJsonLines", "WriteToParquet",
-        "clear_staging", "commit_run", "complete",
+        "Commit", "CommitConflict", "CommitRun", "Committed", "Destination", "DestinationError",
+        "Output", "Receipt", "Stage", "Unavailable", "Unbalanced", "WriteTo", "WriteToJsonLines",
+        "WriteToParquet", "clear_staging", "commit_run", "complete",
     ]  # fmt: skip
     assert all(hasattr(write, name) for name in write.__all__)
 

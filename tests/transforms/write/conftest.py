@@ -1,0 +1,40 @@
+"""Fixtures of the conformance suite: it runs once for each destination."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+from conformance_support import Target
+
+from tests.services.destinations import DESTINATIONS, Known, parameters
+from tests.services.peers import Peer
+from tests.services.serving import NoServer
+
+
+class Running(NamedTuple):
+    """A destination whose service runs."""
+
+    scheme: str
+    known: Known
+    peer: Peer
+
+
+@pytest.fixture(scope="session", params=parameters())
+def running(request) -> Iterator[Running]:
+    """Each destination in turn; where its service cannot be had, tests are skipped and say why."""
+    scheme, known = request.param, DESTINATIONS[request.param]
+    if reason := known.why_not():
+        pytest.skip(f"{scheme}: {reason}")
+    try:
+        with known.running() as peer:
+            yield Running(scheme, known, peer)
+    except NoServer as error:
+        pytest.skip(f"{scheme}: {error}")
+
+
+@pytest.fixture
+def target(running, tmp_path) -> Target:
+    """A table of the destination that nobody has used."""
+    return Target(running.scheme, running.known, running.peer, str(tmp_path / "state"))
