@@ -82,8 +82,9 @@ def _field_like(name: str, type: pa.DataType) -> Field | None:
     if pt.is_list(type):
         return Field(name, "array", items=field_of_arrow("item", type.value_type))
     # Binary is not for contracts: only tables that are millstream's own have it.
-    found = (said for said, held in _SCALARS.items() if held == type and said != "binary")
-    return next((Field(name, said) for said in found), None)
+    return next(
+        (Field(name, k) for k, held in _SCALARS.items() if held == type and k != "binary"), None
+    )
 
 
 def arrow_field(field: Field) -> pa.Field:
