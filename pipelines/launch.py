@@ -148,6 +148,8 @@ def _run(run: Run, flags: list[str], started: float) -> int:
             if decision.kind == "replace":
                 for output in run.outputs:
                     output.destination.refuse_replacing(run.token.run_id)
+                if decision.forgotten:
+                    _refuse_forgotten(run, decision.record)
                 say(f"run {decision.token.run_id} holds another plan, which this one replaces")
             return _execute(run, flags, started)
     except (AlreadyCommitted, Locked) as error:
@@ -158,6 +160,26 @@ def _run(run: Run, flags: list[str], started: float) -> int:
         return exit_codes.UNBALANCED
     except (CommitConflict, DestinationError, LockLost, Unavailable) as error:
         return _fail(str(error))
+
+
+def _refuse_forgotten(run: Run, record: RunRecord | None) -> None:
+    """Refuse to bring rows into a table that may hold the run's under another plan, and that has
+    forgotten so.
+
+    Raises:
+        CommitConflict: an output has been given rows of the run.
+    """
+    from ..transforms.write.errors import CommitConflict
+    from ..transforms.write.tables import TableDestination
+
+    for output in run.outputs:
+        rows = record.rows.get(output.name, 0) if record else 0
+        if rows and isinstance(output.destination, TableDestination):
+            raise CommitConflict(
+                f"output {output.name!r} was given {rows} rows of run {run.token.run_id} under "
+                f"another plan, and {output.destination.place} no longer says which; give this run "
+                "another run id"
+            )
 
 
 def _execute(run: Run, flags: list[str], started: float) -> int:

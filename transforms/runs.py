@@ -116,6 +116,7 @@ class Decision:
     token: Token
     prepared: Prepared | None = None
     record: RunRecord | None = None
+    forgotten: bool = False
 
 
 class RunStore:
@@ -163,7 +164,11 @@ class RunStore:
             storage.write_once(latest.path("plan"), plan.to_json())
         elif latest.holds("failed"):
             storage.delete(latest.path("failed"))  # or it would be taken for how this attempt ended
-        return Decision("replace" if standing else "start", token)
+        if standing is None:
+            return Decision("start", token)
+        record = self._read(standing.path("record"), RunRecord)
+        # What it had prepared goes first when its tokens go.
+        return Decision("replace", token, record=record, forgotten=not standing.prepared)
 
     def prepare(self, prepared: Prepared) -> Prepared:
         """Write down what will be committed; what another attempt wrote first stands instead."""

@@ -124,6 +124,9 @@ def commit_run(
     """
     prepared = store.prepared(token)
     if prepared is None:
+        record = store.record(token)
+        if record is not None and record.status == "committed":
+            return record  # so long ago that what it had prepared is gone, and its tokens
         prepared = store.prepare(_balanced(store, token, outputs, ledger_uri, facts))
     return complete(store, prepared, patience=patience)
 
