@@ -71,6 +71,7 @@ setup(
             "pyiceberg[pyarrow,sql-sqlite]>=0.12",
             "adbc-driver-manager>=1.5",
             "adbc-driver-postgresql>=1.5",
+            "psycopg[binary]>=3.1",
             "confluent-kafka[avro,schemaregistry]>=2.6",
             "deltalake>=1.6",
             "zstandard>=0.19",

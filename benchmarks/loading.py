@@ -23,6 +23,7 @@ from typing import Any
 import columns
 import msgspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +71,9 @@ def commit(path: Path) -> dict[str, Any]:
     destination, staged = pickle.loads(path.read_bytes())
     start = time.perf_counter()
     destination.commit(staged)
-    return {"seconds": time.perf_counter() - start}
+    seconds = time.perf_counter() - start
+    refused = Path(staged.run.path).glob("refused-*.parquet")
+    return {"seconds": seconds, "refused": sum(map(_rows, refused))}
 
 
 def native(scheme: str, number: int, place: str, count: int) -> dict[str, Any]:
@@ -80,6 +83,10 @@ def native(scheme: str, number: int, place: str, count: int) -> dict[str, Any]:
     start = time.perf_counter()
     load()
     return {"seconds": time.perf_counter() - start}
+
+
+def _rows(file: Path) -> int:
+    return pq.read_metadata(file).num_rows
 
 
 def peak() -> int:

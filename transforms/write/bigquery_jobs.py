@@ -188,7 +188,7 @@ _TRANSIENT_REASONS = {
     "jobRateLimitExceeded", "rateLimitExceeded", "tableUnavailable", "timeout",
 }  # fmt: skip
 """https://cloud.google.com/bigquery/docs/error-messages"""
-_TRANSIENT_MESSAGE = re.compile("concurrent|serialize access|[Cc]onflict|aborted", re.A)
+_TRANSIENT_MESSAGE = re.compile("concurrent|serialize access|[Cc]onflict|aborted|ailed to commit")
 """What is said of a transaction that another was quicker than."""
 
 
@@ -236,7 +236,7 @@ def _explanation(error: Exception, place: str) -> Exception:
     if error.grpc_status_code is not None:  # rows were sent: what is said may be of their values
         said = without_values(said)
     code = int(error.code or 500)
-    transient = code >= 500 or code in (408, 409, 412, 429)
+    transient = code >= 500 or code in (408, 409, 412, 429) or _TRANSIENT_MESSAGE.search(said)
     if transient or {e.get("reason") for e in details} & _TRANSIENT_REASONS:
         return Unavailable(f"{place}: {said}")
     return DestinationError(f"{place}: {said}{_ADVICE.get(code, '')}")

@@ -59,6 +59,8 @@ class IcebergDestination(TableDestination):
         with opened(self.catalog, self.place) as catalog:
             check_namespace(catalog, self.target, self.place)
             for load in loads:
+                self._check_fits(catalog, load)
+            for load in loads:
                 deletions = deletions_of(load)
                 if deletions and next(deletions.batches(), None):
                     self._commit(catalog, commit.token.run_id, deletions, held)
@@ -73,9 +75,13 @@ class IcebergDestination(TableDestination):
         wanted_partitions(load, wanted_schema(load))
         with opened(self.catalog, self.place) as catalog:
             check_namespace(catalog, self.target, self.place)
-            for one in filter(None, (load, deletions_of(load))):
-                if table := _find(catalog, one.name):
-                    missing(one, table)
+            self._check_fits(catalog, load)
+
+    def _check_fits(self, catalog: Catalog, load: Load) -> None:
+        """See whether the tables that a load's rows go to, if they are there, take them."""
+        for one in filter(None, (load, deletions_of(load))):
+            if table := _find(catalog, one.name):
+                missing(one, table)
 
     def _commit(self, catalog: Catalog, run_id: str, load: Load, held: Held) -> None:
         """Bring a load into its table, once.
@@ -87,11 +93,8 @@ class IcebergDestination(TableDestination):
         for _ in range(ATTEMPTS):
             table = _made(catalog, load)
             found = _held_in(table.metadata, run_id)
-            if found is not None:
-                change.abandon()
-                if load.name == self.target:
-                    raise Taken
-                return self._check_same(load, found, held)
+            if found is not None and self._is_done(load, found, held):
+                return change.abandon()
             if _attempt(table, load, change, {HELD + run_id: held.to_json()}):
                 return
         change.abandon()
@@ -105,12 +108,18 @@ class IcebergDestination(TableDestination):
                 return Replace(load, run_id)
         return Append(load, run_id)
 
-    def _check_same(self, load: Load, found: Held, held: Held) -> None:
-        if (found.token, found.digest) != (held.token, held.digest):
+    def _is_done(self, load: Load, found: Held, held: Held) -> bool:
+        """Whether what a table holds of the run leaves nothing to do."""
+        if load.name == self.target:
+            raise Taken
+        if (found.token, found.digest) == (held.token, held.digest):
+            return True
+        if load.part == "states":
             raise CommitConflict(
                 f"output {self.name!r}: {load.name} already holds this run with other content, and "
                 f"{self.target} does not hold it (in {self.place}); give this run another run id"
             )
+        return False  # deletions that were noted and not carried out: to them, others are added
 
 
 def open_destination(scheme: str, rest: str, name: str, state: str = "") -> IcebergDestination:
@@ -214,8 +223,15 @@ def _history(metadata: TableMetadata) -> Iterator[Snapshot]:
     snapshot = metadata.current_snapshot()
     while snapshot is not None:
         yield snapshot
-        parent = snapshot.parent_snapshot_id
-        if parent is not None and parent not in by_id:
+        parent = by_id.get(snapshot.parent_snapshot_id or 0)
+        if parent is None and not _is_first(snapshot):
             older = [s for s in metadata.snapshots if s.timestamp_ms < snapshot.timestamp_ms]
             yield from sorted(older, key=lambda s: s.timestamp_ms, reverse=True)
-        snapshot = None if parent is None else by_id.get(parent)
+        snapshot = parent
+
+
+def _is_first(snapshot: Snapshot) -> bool:
+    """Whether there was nothing before. A snapshot whose parent is expired may say that it has
+    none, but not that it is the table's first change; in tables of version 1 changes have no
+    numbers."""
+    return snapshot.parent_snapshot_id is None and (snapshot.sequence_number or 0) <= 1

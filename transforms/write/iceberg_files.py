@@ -89,24 +89,31 @@ class _Renamed:
 
 
 def _short(schema: pa.Schema) -> pa.Schema:
-    """The schema with 32-bit offsets, as staged rows have them; pyiceberg says ``large_string``."""
-    return pa.schema([_short_field(field) for field in schema])
+    """The schema with 32-bit offsets, as staged rows have them; pyiceberg says ``large_string``.
+
+    What is nested may be null whatever the table says: Arrow wants a value for a required field of
+    an object that is itself null.
+    """
+    return pa.schema([field.with_type(_short_type(field.type)) for field in schema])
 
 
-def _short_field(field: pa.Field) -> pa.Field:
-    type = field.type
+def _short_type(type: Any) -> pa.DataType:
     if pt.is_large_string(type):
-        return field.with_type(pa.string())
+        return pa.string()
     if pt.is_large_binary(type):
-        return field.with_type(pa.binary())
+        return pa.binary()
     if pt.is_large_list(type):
-        return field.with_type(pa.list_(_short_field(type.value_field)))
+        return pa.list_(_inner(type.value_field))
     if pt.is_struct(type):
-        return field.with_type(pa.struct([_short_field(inner) for inner in type]))
+        return pa.struct([_inner(field) for field in type])
     if pt.is_map(type):
-        key, item = _short_field(type.key_field), _short_field(type.item_field)
-        return field.with_type(pa.map_(key, item))
-    return field
+        key = type.key_field
+        return pa.map_(key.with_type(_short_type(key.type)), _inner(type.item_field))
+    return type
+
+
+def _inner(field: pa.Field) -> pa.Field:
+    return field.with_type(_short_type(field.type)).with_nullable(True)
 
 
 class DataFiles:

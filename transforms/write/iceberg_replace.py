@@ -112,7 +112,11 @@ class _Fallen:
 
 
 _TRANSFORMS = {"": IdentityTransform, "date": DayTransform, "hour": HourTransform}
-_LENGTHS = {"date": dt.timedelta(days=1), "hour": dt.timedelta(hours=1)}
+_LONGEST = {
+    "date": dt.timedelta(days=1, microseconds=-1),
+    "hour": dt.timedelta(hours=1, microseconds=-1),
+}
+"""From the first to the last instant of a day or an hour; a step further no year 9999 goes."""
 _EPOCH = dt.datetime(1970, 1, 1)
 
 
@@ -131,7 +135,7 @@ def _within(partition: Partition, least: dt.date, greatest: dt.date) -> BooleanE
     """What values from the one partition to the other meet."""
     if not partition.function:
         return range_of(partition.column, least, greatest)
-    last = _instant(greatest) + _LENGTHS[partition.function] - dt.timedelta(microseconds=1)
+    last = _instant(greatest) + _LONGEST[partition.function]
     return range_of(partition.column, _instant(least), last)
 
 

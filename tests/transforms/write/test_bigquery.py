@@ -27,7 +27,7 @@ from millstream.transforms.write.errors import DestinationError, Unavailable
 from millstream.transforms.write.evolution import TableMismatch
 
 from tests.services import bigquery as service
-from tests.services.destinations import DESTINATIONS
+from tests.services.destinations import Known
 from tests.services.object_stores import object_store
 from tests.services.serving import NoServer, free_port
 
@@ -69,7 +69,7 @@ def _warehouse() -> Iterator[service.BigQuery]:
 @pytest.fixture
 def target(warehouse: service.BigQuery, tmp_path: Any) -> Target:
     """A table that nobody has used."""
-    return Target("bigquery", DESTINATIONS["bigquery"], warehouse, str(tmp_path / "state"))
+    return Target("bigquery", Known("bigquery"), warehouse, str(tmp_path / "state"))
 
 
 def plain(*numbers: int) -> list[dict[str, Any]]:
@@ -288,8 +288,7 @@ def test_a_stage_that_lacks_rows_is_noticed(
 def test_files_are_loaded_from_where_they_lie():
     with object_store("gs", "bucket"), _warehouse() as warehouse:
         seen = Seen(warehouse)
-        known = DESTINATIONS["bigquery"]
-        target = Target("bigquery", known, warehouse, "gs://bucket/state")
+        target = Target("bigquery", Known("bigquery"), warehouse, "gs://bucket/state")
         work = target.commit(plain(1), plain(2), table=PLAIN)
         (job,) = seen.commits()
         assert len(job.source_uris) == 2
