@@ -87,7 +87,7 @@ class BigQuery:
         raise NotImplementedError("BigQuery's tables have no such constraints")
 
     def interrupt_commit(self) -> tuple[str, str]:
-        return "millstream.transforms.write.bigquery_jobs:Jobs", "commit"
+        return "millstream.transforms.write.bigquery.jobs:Jobs", "commit"
 
     def run(self, sql: str) -> list[Mapping[str, Any]]:
         """Run a query; gives its rows."""

@@ -39,7 +39,7 @@ class Lake:
 
     def interrupt_commit(self) -> tuple[str, str]:
         # What calls either of deltalake's two functions that add an entry with rows to the log.
-        return "millstream.transforms.write.delta_commit:TableCommit", "make_visible"
+        return "millstream.transforms.write.delta.commit:TableCommit", "make_visible"
 
 
 def why_not() -> str:

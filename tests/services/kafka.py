@@ -115,7 +115,7 @@ class Kafka:
 
     def interrupt_commit(self) -> tuple[str, str]:
         return (
-            "millstream.transforms.write.kafka_transaction:TransactionalProducer",
+            "millstream.transforms.write.kafka.transaction:TransactionalProducer",
             "commit_transaction",
         )
 

@@ -56,7 +56,7 @@ class PubSub:
         raise NotImplementedError("topics have no constraints")
 
     def interrupt_commit(self) -> tuple[str, str]:
-        return "millstream.transforms.write.pubsub_client:Client", "send"
+        return "millstream.transforms.write.pubsub.client:Client", "send"
 
     def make(self, topic: str, *, ordered: bool = False) -> None:
         """Make a topic with a subscription, if it is not there."""

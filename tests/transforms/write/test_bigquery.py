@@ -169,7 +169,7 @@ def test_a_load_job_that_bigquery_refuses_goes_through_a_stage(
     target: Target, seen: Seen, monkeypatch
 ):
     """A file whose columns are all nullable, and a table with one that is not."""
-    from millstream.transforms.write import bigquery_stage
+    from millstream.transforms.write.bigquery import stage as bigquery_stage
 
     loose = dataclasses.replace(PLAIN, has_identity=False)
     strict = dataclasses.replace(loose, fields=STRICT.fields)
@@ -194,7 +194,7 @@ def test_a_load_job_that_bigquery_refuses_goes_through_a_stage(
 
 
 def test_a_job_that_failed_keeps_its_id(target: Target, seen: Seen, monkeypatch):
-    from millstream.transforms.write import bigquery
+    from millstream.transforms.write.bigquery import destination as bigquery
 
     work = target.staged(events(1, 2), query="mode=upsert")
     failing = "BEGIN TRANSACTION; SELECT 1; ASSERT FALSE AS 'never'; COMMIT TRANSACTION;"
@@ -212,7 +212,7 @@ def test_a_job_that_failed_keeps_its_id(target: Target, seen: Seen, monkeypatch)
 
 def test_another_attempt_whose_job_is_found_too_late(target: Target, seen: Seen, monkeypatch):
     """Between looking for a job and starting it, somebody else has started it."""
-    from millstream.transforms.write.bigquery_jobs import Jobs
+    from millstream.transforms.write.bigquery.jobs import Jobs
 
     work = target.commit(events(1, 2))
     again = target.staged(events(1, 2))
@@ -240,7 +240,7 @@ def test_a_table_that_is_made_anew_holds_no_token(target: Target, warehouse: ser
 @pytest.fixture
 def abandoned(target: Target, monkeypatch) -> Work:
     """A commit that died before its job, twice."""
-    from millstream.transforms.write.bigquery_jobs import Jobs
+    from millstream.transforms.write.bigquery.jobs import Jobs
 
     def die(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -298,7 +298,8 @@ def test_files_are_loaded_from_where_they_lie():
 
 
 def test_converted_rows_in_several_files(target: Target, seen: Seen, monkeypatch):
-    from millstream.transforms.write import bigquery_files, tables
+    from millstream.transforms.write import tables
+    from millstream.transforms.write.bigquery import files as bigquery_files
 
     unsigned = Table((Field("n", "integer", storage="uint64"),), has_identity=True)
     monkeypatch.setattr(bigquery_files, "_CHUNK_BYTES", 1)
@@ -358,7 +359,7 @@ def test_a_null_where_none_may_be_is_refused(target: Target, method: str):
 
 def test_rows_that_a_stream_refuses_are_left_out(target: Target, monkeypatch):
     """Whatever the reason: here a stage that takes no null."""
-    from millstream.transforms.write import bigquery_stage
+    from millstream.transforms.write.bigquery import stage as bigquery_stage
 
     made = bigquery_stage.schema_fields
 
@@ -540,7 +541,7 @@ def test_no_credentials(tmp_path, monkeypatch):
 
 
 def test_a_service_that_does_not_answer(tmp_path, monkeypatch):
-    from millstream.transforms.write import bigquery
+    from millstream.transforms.write.bigquery import destination as bigquery
 
     monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setattr(bigquery, "RETRY", bigquery.RETRY.with_timeout(0.1))
@@ -566,7 +567,7 @@ def _answers() -> list[tuple[Exception, type[Exception]]]:
 
 
 def test_answers_that_are_errors():
-    from millstream.transforms.write.bigquery_jobs import explained
+    from millstream.transforms.write.bigquery.jobs import explained
 
     for error, expected in _answers():
         with (
@@ -601,7 +602,7 @@ class Failed:
     ],
 )
 def test_jobs_that_failed(job: Failed, expected: type[Exception]):
-    from millstream.transforms.write.bigquery_jobs import failure
+    from millstream.transforms.write.bigquery.jobs import failure
 
     found = failure(job, ["id"])
     assert type(found) is expected
@@ -614,7 +615,7 @@ def test_jobs_that_failed(job: Failed, expected: type[Exception]):
 
 
 def test_what_bigquery_says_of_values_is_not_repeated():
-    from millstream.transforms.write.bigquery_jobs import without_values
+    from millstream.transforms.write.bigquery.jobs import without_values
 
     for said in (
         "Bad double value: hunter2",
@@ -635,7 +636,7 @@ def test_what_bigquery_says_of_values_is_not_repeated():
 
 
 def test_tokens_fit_into_labels():
-    from millstream.transforms.write.bigquery_jobs import labelled, labels
+    from millstream.transforms.write.bigquery.jobs import labelled, labels
 
     held = '{"token":"millstream.token/1:Run.1:' + "f" * 64 + '","ü":"' + "x" * 300 + '"}'
     found = labels(held)

@@ -44,7 +44,7 @@ def warehouse() -> Iterator[service.BigQuery]:
 @pytest.fixture
 def streams(warehouse: service.BigQuery) -> Any:
     """The module, which needs Google's clients."""
-    from millstream.transforms.write import bigquery_streams
+    from millstream.transforms.write.bigquery import streams as bigquery_streams
 
     return bigquery_streams
 

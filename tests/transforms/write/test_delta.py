@@ -36,14 +36,12 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError  # noqa: E402
 from deltalake.schema import Field as DeltaField  # noqa: E402
 from deltalake.schema import PrimitiveType  # noqa: E402
-from millstream.transforms.write import (  # noqa: E402
-    delta_files,
-    delta_statistics,
-    delta_tokens,
-    delta_types,
-)
-from millstream.transforms.write.delta_commit import TableCommit  # noqa: E402
-from millstream.transforms.write.delta_errors import explained  # noqa: E402
+from millstream.transforms.write.delta import files as delta_files  # noqa: E402
+from millstream.transforms.write.delta import statistics as delta_statistics  # noqa: E402
+from millstream.transforms.write.delta import tokens as delta_tokens  # noqa: E402
+from millstream.transforms.write.delta import types as delta_types  # noqa: E402
+from millstream.transforms.write.delta.commit import TableCommit  # noqa: E402
+from millstream.transforms.write.delta.errors import explained  # noqa: E402
 
 UPSERT = "mode=upsert"
 DELETE = "mode=upsert&deleted=gone"

@@ -49,8 +49,10 @@ from tests.services.serving import free_port
 if reason := iceberg.why_not():
     pytest.skip(reason, allow_module_level=True)
 
-from millstream.transforms.write import iceberg as module
-from millstream.transforms.write import iceberg_changes, iceberg_files, iceberg_stored
+from millstream.transforms.write.iceberg import changes as iceberg_changes
+from millstream.transforms.write.iceberg import destination as module
+from millstream.transforms.write.iceberg import files as iceberg_files
+from millstream.transforms.write.iceberg import stored as iceberg_stored
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Transaction
@@ -390,7 +392,7 @@ def test_the_partitions_of_a_table_that_is_there(target: Target, transform: Any)
 
 def test_partitions_that_need_more_than_is_installed(target: Target, monkeypatch):
     make(target, events_schema(), partitioned(BucketTransform(4), "id"))
-    monkeypatch.setattr("millstream.transforms.write.iceberg_schema.find_spec", lambda name: None)
+    monkeypatch.setattr("millstream.transforms.write.iceberg.schema.find_spec", lambda name: None)
     work = target.staged(events(1))
     with pytest.raises(DestinationError, match=r"id_part \(bucket\[4\]\): pip install"):
         work.destination.check_tables(work.commit.tables)
@@ -563,7 +565,7 @@ def read_files(monkeypatch) -> list[str]:
         return original(metadata, io, task, shape)
 
     monkeypatch.setattr(iceberg_changes, "read_stored", read)
-    monkeypatch.setattr("millstream.transforms.write.iceberg_replace.read_stored", read)
+    monkeypatch.setattr("millstream.transforms.write.iceberg.replace.read_stored", read)
     return found
 
 

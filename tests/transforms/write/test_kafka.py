@@ -50,11 +50,11 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
-from millstream.transforms.write import kafka_tokens
-from millstream.transforms.write.kafka import KafkaDestination, open_destination
-from millstream.transforms.write.kafka_avro import grown
-from millstream.transforms.write.kafka_client import CONFIG_VARIABLE
-from millstream.transforms.write.kafka_messages import (
+from millstream.transforms.write.kafka import tokens as kafka_tokens
+from millstream.transforms.write.kafka.avro import grown
+from millstream.transforms.write.kafka.client import CONFIG_VARIABLE
+from millstream.transforms.write.kafka.destination import KafkaDestination, open_destination
+from millstream.transforms.write.kafka.messages import (
     FRAME_BYTES,
     Columns,
     Limits,
@@ -62,13 +62,13 @@ from millstream.transforms.write.kafka_messages import (
     json_value,
     pack,
 )
-from millstream.transforms.write.kafka_transaction import TransactionalProducer
+from millstream.transforms.write.kafka.transaction import TransactionalProducer
 
 pytestmark = pytest.mark.service
 
 TOKENS = "_millstream_commits"
 COMMIT = (
-    "millstream.transforms.write.kafka_transaction:TransactionalProducer",
+    "millstream.transforms.write.kafka.transaction:TransactionalProducer",
     "commit_transaction",
 )
 JSON, AVRO = "json", "avro"
@@ -333,7 +333,7 @@ def test_a_null_in_a_required_column_is_refused():
 
 
 def test_large_batches_are_made_into_messages_piece_by_piece(monkeypatch):
-    monkeypatch.setattr("millstream.transforms.write.kafka_messages.PIECE_BYTES", 100)
+    monkeypatch.setattr("millstream.transforms.write.kafka.messages.PIECE_BYTES", 100)
     schema = pa.schema([("a", pa.string())])
     batch = pa.RecordBatch.from_pydict({"a": [str(n) * 40 for n in range(10)]})
     columns = Columns(json_key(schema, ["a"]), json_value(schema), (), None, None)
@@ -425,7 +425,9 @@ def test_a_zombie_that_had_sent_its_token(target: Topic, monkeypatch):
 
 def test_a_zombie_whose_successor_died_tries_again(target: Topic, monkeypatch):
     work = target.staged(events(1, 2))
-    monkeypatch.setattr("millstream.transforms.write.kafka.timeout_ms", lambda client: 4000)
+    monkeypatch.setattr(
+        "millstream.transforms.write.kafka.destination.timeout_ms", lambda client: 4000
+    )
 
     def take_over() -> None:
         producer = Producer(

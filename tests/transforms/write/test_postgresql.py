@@ -27,7 +27,7 @@ from millstream.transforms.storage import StorageError
 from millstream.transforms.write.destination import Output, destination
 from millstream.transforms.write.errors import DestinationError, Unavailable
 from millstream.transforms.write.evolution import TableMismatch
-from millstream.transforms.write.postgresql_session import not_connected
+from millstream.transforms.write.postgresql.session import not_connected
 
 from tests import strategies
 from tests.services import postgres
@@ -567,7 +567,7 @@ def test_a_staged_file_that_cannot_be_read(target: PgTarget):
 @pytest.mark.parametrize("query", ["", UPSERT])
 def test_a_lock_that_is_held_is_waited_for_a_while_only(target: PgTarget, query: str, monkeypatch):
     """Where a table gets a column, before a run."""
-    from millstream.transforms.write import postgresql
+    from millstream.transforms.write.postgresql import destination as postgresql
 
     monkeypatch.setattr(postgresql, "_PATIENCE", "100ms")
     target.commit(events(1), query=query, run_id="r0")

@@ -36,8 +36,9 @@ pytest.importorskip("google.cloud.pubsub_v1")
 
 from google.api_core import exceptions  # pyright: ignore[reportMissingImports]
 from google.auth import exceptions as auth  # pyright: ignore[reportMissingImports]
-from millstream.transforms.write import pubsub_client, pubsub_messages
-from millstream.transforms.write.pubsub_client import Client, connected
+from millstream.transforms.write.pubsub import client as pubsub_client
+from millstream.transforms.write.pubsub import messages as pubsub_messages
+from millstream.transforms.write.pubsub.client import Client, connected
 
 
 @pytest.fixture(scope="module")
