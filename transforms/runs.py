@@ -110,6 +110,9 @@ class Decision:
     ``start``: run the pipeline. ``replace``: run it too; what the run id held is replaced.
     ``resume``: complete ``prepared`` (which may be of an older plan of this run id), then ask
     again. ``done``: nothing; ``record`` says how it ended.
+
+    ``forgotten``: of what is to be replaced, the outputs may no longer know (``millstream gc``);
+    ``record`` says what they were given.
     """
 
     kind: Literal["start", "replace", "resume", "done"]

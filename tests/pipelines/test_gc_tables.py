@@ -88,6 +88,18 @@ def test_what_is_forgotten_is_not_done_again(tmp_path, cli, ingest_here, job):
     assert warehouse.records() == warehouse.events.expected().records
 
 
+def test_a_forgotten_run_id_is_not_used_for_another_plan(warehouse, cli, ingest_here):
+    assert ingest_here("--job", warehouse.job, "--run_id=night").code == exit_codes.OK
+    cli("gc", "--job", warehouse.job, "--tokens_older_than=0s")
+    before = warehouse.records()
+    warehouse.events.put("more.jsonl", b"")
+    done = ingest_here("--job", warehouse.job, "--run_id=night")
+    assert warehouse.records() == before
+    assert done.code == exit_codes.FAILED
+    assert "of run night under another plan" in done.err
+    assert "give this run another run id" in done.err
+
+
 def test_states_of_sessions_go_by_their_end(warehouse, cli, ingest_here):
     """The input is of one day, which is long past: of its sessions the last end late."""
     warehouse.say(TABLES.replace("{fixed: 1m}", "{session: 6h}"))

@@ -37,6 +37,7 @@ _SETTINGS = {
     "unix_socket_directories": "",
     "fsync": "off",
     "max_wal_size": "4GB",
+    "shared_buffers": "512MB",
 }
 _SECONDS = 120
 

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
 from ...schemas.forms.ddl import quoted
 from .. import storage
@@ -247,6 +248,8 @@ class DuckDbDestination(TableDestination):
             with duckdb.connect(self.file) as db:
                 # Rows of a table have no order: keeping one costs memory.
                 db.execute("SET preserve_insertion_order = false")
+                # Else a table that is not there is looked for among Python's names.
+                db.execute("SET python_enable_replacements = false")
                 yield db
         except duckdb.Error as error:
             raise _explained(error, self.place) from error
@@ -289,13 +292,34 @@ def _streamed(
     db: duckdb.DuckDBPyConnection, load: Load, *, numbered: bool = False
 ) -> Iterator[None]:
     """The load's rows as a table that can be read once."""
-    db.register(_STREAM, load.reader(numbered=numbered))
+    stream = _Stream(load, numbered)
+    db.register(_STREAM, stream.reader)
     try:
         yield
+    except duckdb.Error:
+        if stream.error:
+            raise stream.error from None  # DuckDB's own would be about its text
+        raise
     finally:
         # In a transaction that has failed nothing can be done but to end it.
         with suppress(duckdb.TransactionException):
             db.unregister(_STREAM)
+
+
+class _Stream:
+    """A load's rows, and why they could not be read to their end."""
+
+    def __init__(self, load: Load, numbered: bool):
+        self.error: Exception | None = None
+        reader = load.reader(numbered=numbered)
+        self.reader = pa.RecordBatchReader.from_batches(reader.schema, self._batches(reader))
+
+    def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from reader
+        except Exception as error:
+            self.error = error
+            raise
 
 
 def _exists(db: duckdb.DuckDBPyConnection, table: str) -> bool:

@@ -10,7 +10,7 @@ from ..receipts import Part
 from .avro import AvroEncoder
 from .csv import CsvEncoder
 from .jsonl import JsonLinesEncoder
-from .parquet import ParquetEncoder
+from .parquet import BriefParquetEncoder, ParquetEncoder
 
 
 class Encoder(Protocol):
@@ -31,8 +31,12 @@ class Encoder(Protocol):
         ...
 
 
+BRIEF = "lz4.parquet"
+"""The format of rows that are staged for a table."""
+
 FORMATS: dict[str, type[Encoder]] = {
     "parquet": ParquetEncoder,
+    BRIEF: BriefParquetEncoder,
     "jsonl": JsonLinesEncoder,
     "csv": CsvEncoder,
     "avro": AvroEncoder,
@@ -45,4 +49,4 @@ def format_of(format: str, part: Part) -> str:
 
     Partial states are Parquet in any case: millstream reads them back, and needs their types.
     """
-    return "parquet" if part == "states" else format
+    return "parquet" if part == "states" and format != BRIEF else format

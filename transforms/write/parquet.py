@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from collections.abc import Mapping
+from typing import Any, BinaryIO, ClassVar
 
 import pyarrow as pa
 
@@ -17,13 +18,14 @@ class ParquetEncoder:
     a group for each batch would cost readers more in footers than in data.
     """
 
+    options: ClassVar[Mapping[str, Any]] = {"compression": "zstd", "compression_level": 1}
+    """How the file is written, as pyarrow's ``ParquetWriter`` has it."""
+
     def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
         import pyarrow.parquet as pq
 
         self._schema = schema
-        self._writer = pq.ParquetWriter(
-            file, schema, compression="zstd", compression_level=1, write_page_checksum=True
-        )
+        self._writer = pq.ParquetWriter(file, schema, write_page_checksum=True, **self.options)
         self._waiting: list[pa.RecordBatch] = []
         self._rows = 0
         self._bytes = 0
@@ -45,3 +47,12 @@ class ParquetEncoder:
         table = pa.Table.from_batches(self._waiting, self._schema)
         self._writer.write_table(table, row_group_size=self._rows)
         self._waiting, self._rows, self._bytes = [], 0, 0
+
+
+class BriefParquetEncoder(ParquetEncoder):
+    """Writes Parquet that is read once, and deleted: lz4, and no dictionaries.
+
+    It takes half the time to write and to read, and up to twice the bytes.
+    """
+
+    options: ClassVar[Mapping[str, Any]] = {"compression": "lz4", "use_dictionary": False}

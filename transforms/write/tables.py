@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, NoReturn
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -27,6 +28,7 @@ from ..plan import Token
 from ..receipts import Part, Receipt
 from .destination import Commit, Committed, Destination
 from .errors import CommitConflict, DestinationError, Taken
+from .formats import BRIEF
 from .layout import Layout
 from .partitions import Partition, check_partitions, parse_partitions
 from .refusals import Refused
@@ -182,7 +184,7 @@ class Load:
                 stored = pq.ParquetFile(file, pre_buffer=False)
                 names = [n for n in self.schema.names if n in stored.schema_arrow.names]
                 for batch in stored.iter_batches(BATCH_ROWS, columns=names, use_threads=False):
-                    rows = pa.array(range(number, number + batch.num_rows), pa.int64())
+                    rows = pa.array(np.arange(number, number + batch.num_rows))
                     number += batch.num_rows
                     yield from _shaped(batch, rows, schema, gone)
 
@@ -258,7 +260,7 @@ class TableDestination(Destination):
     modes: ClassVar[tuple[Mode, ...]] = ("append", "upsert", "replace")
     refuses: ClassVar[bool] = False
     """Whether single rows may be refused: then rows are staged with their source bytes."""
-    format = "parquet"
+    format = BRIEF
     layout = Layout()
 
     @property

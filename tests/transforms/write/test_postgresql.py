@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -461,6 +462,66 @@ def test_a_tenth_of_a_hundred_thousand_rows_is_refused(target: PgTarget):
     query = f"SELECT count(*), count(DISTINCT n), sum(n) FROM {target.table}"
     left = [n for n in range(100_000) if n % 10 != 3]
     assert target.peer.run(query) == [(90_000, 90_000, sum(left))]
+
+
+JUDGED = Table(
+    (Field("n", "integer"), Field("d", "decimal", precision=8, scale=2), Field("any", "json")),
+    has_identity=True,
+)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "CHECK (n / 2 <> 1.5)",  # of the column's type, which is not the load's
+        "CHECK (n % 2 = 0) NO INHERIT",
+        "CHECK (d > 1.5 AND n IS NOT NULL)",
+        "CHECK (6 / n > 1)",  # divides by zero
+        """CHECK (("any"->>'a')::int = 1)""",
+        "CHECK ((judged_by.*) IS NOT NULL)",  # looks at the row as a whole
+        "CHECK (mine > 0)",  # of a column that the load does not have
+        "ALTER n SET DEFAULT 1, ALTER n SET NOT NULL",
+        "UNIQUE (d)",
+    ],
+)
+@pytest.mark.parametrize("trigger", [False, True])
+def test_what_is_found_at_once_is_what_the_table_refuses(
+    target: PgTarget, rule: str, trigger: bool, monkeypatch
+):
+    rows = [
+        {"n": n, "d": Decimal(n or 7) / 2, "any": text}
+        for n, text in enumerate([None, '{"a": 1}', '{"a": 2}', "[]", '{"a": "x"}', "1", "null"])
+    ]
+    rows += [{"n": None, "d": None, "any": None}, {"n": 2, "d": Decimal(1), "any": None}]
+    found = []
+    for at_once in (True, False):
+        fresh = target.another()
+        name = fresh.table
+        fresh.peer.run(
+            f'CREATE TABLE {name} (n NUMERIC, d NUMERIC(9,3), "any" JSONB, mine INT DEFAULT 1)'
+        )
+        said = rule.replace("judged_by", name)
+        fresh.peer.run(f"ALTER TABLE {name} {said if said.startswith('ALTER') else f'ADD {said}'}")
+        if trigger:
+            fresh.peer.run(
+                f"CREATE FUNCTION {name}() RETURNS TRIGGER LANGUAGE plpgsql AS $$ BEGIN "
+                "NEW.n := coalesce(NEW.n, 0) + 1; RETURN NEW; END $$"
+            )
+            fresh.peer.run(
+                f"CREATE TRIGGER mends BEFORE INSERT ON {name} "
+                f"FOR EACH ROW EXECUTE FUNCTION {name}()"
+            )
+        if not at_once:
+            monkeypatch.setattr(
+                "millstream.transforms.write.postgresql.rows.take_broken", lambda *_: {}
+            )
+        work = fresh.commit(rows, table=JUDGED)
+        letters = work.letters()
+        said = {one["position"]: one["errorMessage"].replace(name, "T") for one in letters}
+        found.append((said, sorted(map(str, fresh.rows(JUDGED)))))
+    assert found[0] == found[1]
+    mended = trigger and rule.startswith("ALTER")
+    assert bool(found[0][0]) == (rule != "CHECK (mine > 0)" and not mended)
 
 
 def test_a_refused_row_does_not_stand_before_an_older_one(target: PgTarget):

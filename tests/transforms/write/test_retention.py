@@ -372,6 +372,19 @@ class TestTokens:
         assert (to.old_tokens(NOW), to.expire("t", "ts", NOW)) == ([], 0)
 
 
+@pytest.mark.parametrize("mix", MIXES)
+def test_a_commit_that_comes_after_all_is_forgotten(tmp_path, mix):
+    """Of a pipeline that has outlived everything that it could have been told."""
+    shop = Shop(tmp_path, MIXES[mix])
+    record = shop.launch(1)
+    before = shop.kept()
+    shop.swept(*EVERYTHING)
+    token = shop.plan(1).token("r1")
+    late = shop.facts(1, token)
+    assert commit_run(shop.store, token, shop.outputs, shop.uri("ledger"), late) == record
+    assert shop.kept() == before
+
+
 def _die_before_the_record(shop: Shop, number: int) -> None:
     def die(*_: object) -> None:
         raise Crash

@@ -13,6 +13,7 @@ knows that nothing older can come may empty it.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from pyiceberg.exceptions import (
     TableAlreadyExistsError,
     ValidationException,
 )
+from pyiceberg.expressions import LessThan
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table import TableProperties, Transaction
 from pyiceberg.table.metadata import TableMetadata
@@ -76,6 +78,15 @@ class IcebergDestination(TableDestination):
         with opened(self.catalog, self.place) as catalog:
             check_namespace(catalog, self.target, self.place)
             self._check_fits(catalog, load)
+
+    def expire(self, table: str, column: str, before: float, *, dry_run: bool = False) -> int:
+        old = LessThan(column, dt.datetime.fromtimestamp(before, dt.UTC).isoformat())
+        with opened(self.catalog, f"iceberg:{self.catalog}/{table}") as catalog:
+            found = _find(catalog, table)
+            rows = found.scan(old, selected_fields=(column,)).count() if found else 0
+            if found and rows and not dry_run:
+                found.delete(old)
+            return rows
 
     def _check_fits(self, catalog: Catalog, load: Load) -> None:
         """See whether the tables that a load's rows go to, if they are there, take them."""

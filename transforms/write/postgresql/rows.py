@@ -2,8 +2,8 @@
 
 An append to a table of the very types is copied into it. All else is copied into a temporary table,
 and brought on from there by one statement. If rows are refused, all is rolled back and done again
-with care: a function of the server's cuts the rows into ever smaller parts, and each part is an
-attempt of its own.
+with care: those that break a plain constraint are found first, all at once; then a function of the
+server's cuts the rows into ever smaller parts, and each part is an attempt of its own.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from ..statements import (
     without_buried,
 )
 from ..tables import ROW, Load
-from .session import NUL_REASON, ROW_STATES, Session, refusal
+from .constraints import take_broken
+from .session import NUL_REASON, ROW_PATTERNS, Session, literal, refusal
 from .table import LoadedTable
 
 _TEMPORARY = "pg_temp."
@@ -59,6 +60,11 @@ class Rows:
             self._copy(self.table.schema, self.table.name, as_text=False)
             return
         self._stage(as_text=False)
+        if self.load.mode == "upsert":
+            # A temporary table is never analyzed by itself; unless it is known how many keys there
+            # are, each is looked up by itself.
+            key = ", ".join(map(quoted, self.load.key))
+            self.db.run(f"ANALYZE {self._name('stage')} ({key})")
         self._delete_partitions()
         for statement in self._statements(self._name("stage"), stored=bool(self.load.deleted)):
             self.db.run(statement)
@@ -66,6 +72,7 @@ class Rows:
     def put_carefully(self, commit: Commit) -> Refused:
         """Bring the rows into the table that it takes, and write the others down."""
         reasons = self._stage(as_text=True)
+        reasons |= take_broken(self.table, self._name("stage"))
         self._delete_partitions()
         self._make_function()
         self.db.run(f"SELECT {self._name('put')}($1, $2)", 0, self.load.rows)
@@ -168,14 +175,13 @@ class Rows:
         columns = "n BIGINT, state TEXT, name TEXT, field TEXT"
         self.db.run(f"CREATE TEMP TABLE {refused} ({columns}) ON COMMIT DROP")
         statements = "; ".join(self._statements(part, stored=False))
-        states = ", ".join(f"'{found}%'" for found in ROW_STATES)
         put = self._name("put")
         body = _BODY.format(
-            put=put, statements=statements, states=states, refused=refused, fan=_FAN
+            put=put, statements=statements, states=ROW_PATTERNS, refused=refused, fan=_FAN
         )
         self.db.run(
             f"CREATE FUNCTION {put}(low BIGINT, high BIGINT) RETURNS VOID LANGUAGE plpgsql "
-            f"AS {_literal(body)}"
+            f"AS {literal(body)}"
         )
 
     def _name(self, what: str) -> str:
@@ -213,11 +219,6 @@ BEGIN
     END LOOP;
 END
 """
-
-
-def _literal(text: str) -> str:
-    """A text as SQL, whatever the server takes a backslash for."""
-    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 class Conversion:

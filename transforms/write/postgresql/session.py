@@ -19,6 +19,8 @@ from ..errors import DestinationError, Unavailable
 ROW_STATES = ("22", "23", "54000", "P0")
 """What the SQLSTATE of an error begins with that single rows cause: data, constraints, values that
 are too large (as for an index), and what triggers raise."""
+ROW_PATTERNS = ", ".join(f"'{state}%'" for state in ROW_STATES)
+"""The same as SQL: patterns of ``LIKE``."""
 
 
 class Session:
@@ -194,3 +196,8 @@ def refusal(state: str, constraint: str, column: str) -> str:
 
 NUL_REASON = "the table refuses a row: a text in column {0} has a NUL character, which PostgreSQL \
 cannot hold"
+
+
+def literal(text: str) -> str:
+    """A text as SQL, whatever the server takes a backslash for."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
