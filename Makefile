@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CLOUD := .venv-cloud
 
-.PHONY: demo test test-cloud test-kafka quick lint bench bench-sinks bench-peers torture clean
+.PHONY: demo test test-cloud quick lint bench bench-sinks bench-peers torture clean
 
 $(STAMP): setup.py pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "millstream needs Python 3.11 or later")'
@@ -25,19 +25,16 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	-$(BIN)/python -m tests.services.prism
+	-$(BIN)/python -m tests.services.kafka
+	-$(BIN)/python -m tests.services.registry
 	$(BIN)/python -m pytest -m 'not cloud' tests
 	$(MAKE) --no-print-directory test-cloud
 
 test-cloud:
 	@$(MAKE) --no-print-directory $(CLOUD)/.installed \
-		|| echo "skipped: the tests on object stores: their packages cannot be installed here"
+		|| echo "skipped: the tests on object stores, BigQuery and Pub/Sub: their packages cannot be installed here"
+	-test ! -e $(CLOUD)/.installed || $(CLOUD)/bin/python -m tests.services.bigquery
 	test ! -e $(CLOUD)/.installed || $(CLOUD)/bin/python -m pytest -m cloud tests
-
-# A broker and a registry are fetched first; without them these tests are skipped by `make test`.
-test-kafka: $(STAMP)
-	$(BIN)/python -m tests.services.kafka
-	$(BIN)/python -m tests.services.registry
-	$(BIN)/python -m pytest -n 0 -m 'not cloud' tests/transforms/write -k kafka
 
 quick: $(STAMP)
 	$(BIN)/python -m pytest tests
@@ -55,7 +52,7 @@ bench-sinks: $(STAMP)
 	$(BIN)/python benchmarks/sinks.py $(BENCH)
 
 torture: $(STAMP)
-	$(BIN)/python -m tests.torture $(or $(DESTINATIONS),duckdb postgresql iceberg delta)
+	$(BIN)/python -m tests.torture $(DESTINATIONS)
 
 bench-peers: $(STAMP)
 	$(BIN)/python benchmarks/peers.py $(BENCH)

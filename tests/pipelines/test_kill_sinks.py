@@ -22,8 +22,6 @@ SECONDS = 20
 def test_jobs_that_are_killed_commit_once(scheme: str, skip_visibly):
     if reason := DESTINATIONS[scheme].why_not():
         skip_visibly(f"{scheme}: {reason}")
-    if scheme.startswith("kafka"):
-        skip_visibly(f"{scheme}: this was never run to its end")
     seed = random.randrange(1 << 32)
     print(f"python -m tests.torture {scheme} --kills {KILLS} --seed {seed}")
     try:

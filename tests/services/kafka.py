@@ -69,6 +69,8 @@ _RULES = {
     "transaction.state.log.num.partitions": "1",
     "group.initial.rebalance.delay.ms": "0",
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "200",
+    "log.cleaner.backoff.ms": "100",
+    "log.cleaner.dedupe.buffer.size": "4194304",
     "auto.create.topics.enable": "false",
     "num.partitions": "3",
 }
@@ -141,7 +143,8 @@ class Kafka:
             messages: dict[int | None, list[Any]] = {n: [] for n in found.partitions}
             ended: set[int | None] = set()
             while len(ended) < len(messages):
-                for message in consumer.consume(10_000, timeout=1):
+                # Whoever asks for many waits for many.
+                for message in consumer.consume(1, timeout=1) + consumer.consume(10_000, timeout=0):
                     error = message.error()
                     if error is None:
                         messages[message.partition()].append(message)
@@ -157,7 +160,7 @@ class Kafka:
         """A client that may do everything."""
         from confluent_kafka.admin import AdminClient
 
-        return AdminClient({"bootstrap.servers": self.inner})
+        return AdminClient({"bootstrap.servers": self.inner, "log_level": 4})
 
     def make(self, topic: str, partitions: int = 1, **settings: str) -> None:
         """Make a topic. ``settings`` have ``_`` where Kafka has dots."""
@@ -234,7 +237,7 @@ def running() -> Iterator[Kafka]:
         _format(settings)
         peer = Kafka(outer, inner, {"MILLSTREAM_KAFKA_CONFIG": str(client)})
         with serving(
-            [*_java("-Xmx512m", "-XX:+UseSerialGC"), "kafka.Kafka", str(settings)],
+            [*_java("-Xmx512m", *maven.QUICK), "kafka.Kafka", str(settings)],
             int(inner.split(":")[1]),
         ):
             _wait(peer)
@@ -272,7 +275,8 @@ def _format(settings: Path) -> None:
     """Prepare the broker's folder."""
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     tool = [*_java(*maven.QUICK), "kafka.tools.StorageTool"]
-    command = [*tool, "format", "-t", cluster, "-c", str(settings)]
+    # With "=", since an id may begin with a dash.
+    command = [*tool, "format", f"--cluster-id={cluster}", "-c", str(settings)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
     if done.returncode:
         raise NoServer(f"Kafka cannot format its storage: {done.stderr[-2000:]}")

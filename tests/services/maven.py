@@ -14,8 +14,9 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 QUICK = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
-"""Options of Java's that halve what it takes to start a program."""
-_SECONDS = 900
+"""Options of Java's that halve what it takes to start a program, and to run it for a minute."""
+_SECONDS = 300
+"""How long Maven may take for each thing that it is asked for."""
 
 
 class NoProgram(Exception):

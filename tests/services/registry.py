@@ -21,6 +21,7 @@ from dataclasses import replace
 from tests.services import kafka, maven
 from tests.services.serving import NoServer, free_port, serving
 
+PASSWORD = kafka.PASSWORD
 PROGRAM = maven.Program("Apicurio Registry", "3.0.9", ".registry", "tests.services.registry")
 
 _ARTIFACT = f"io.apicurio:apicurio-registry-app:{PROGRAM.version}:tar.gz:all"

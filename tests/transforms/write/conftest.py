@@ -35,8 +35,6 @@ def running(request) -> Iterator[Running]:
 
 
 @pytest.fixture
-def target(running, tmp_path, request) -> Target:
+def target(running, tmp_path) -> Target:
     """A table of the destination that nobody has used."""
-    if running.scheme.startswith("kafka") and request.node.get_closest_marker("slow"):
-        pytest.skip("kafka: its slow cases were never run to their end")
     return Target(running.scheme, running.known, running.peer, str(tmp_path / "state"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 import pickle
 import random
@@ -27,7 +28,6 @@ from conformance_support import (
     event,
     events,
     interrupted,
-    raising,
 )
 from conformance_values import CASES, rows_of, table_of
 from millstream.schemas.contract import Field
@@ -316,9 +316,9 @@ def test_what_is_sent_fits(target: Topic, limit: int):
 def test_a_queue_that_is_full_is_waited_for(either: Topic, monkeypatch, tmp_path):
     settings = broker.credentials(broker.USER, broker.PASSWORD)
     full = {"queue.buffering.max.messages": "100", "queue.buffering.max.kbytes": "2"}
-    configure(monkeypatch, tmp_path, **settings, **full)
-    either.commit(events(*range(3000)), events(*range(3000, 4000)), query="headers=identity")
-    either.assert_holds(events(*range(4000)))
+    configure(monkeypatch, tmp_path, **settings, **full, **{"linger.ms": "1"})
+    either.commit(events(*range(1200)), events(*range(1200, 2000)), query="headers=identity")
+    either.assert_holds(events(*range(2000)))
     assert all(len(message.headers()) == 3 for message in either.peer.messages(either.table))
 
 
@@ -360,41 +360,21 @@ def test_the_same_token_twice_and_with_other_content(either: Topic):
     either.assert_holds(events(1, 2))
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_process_that_dies_around_the_commit(either: Topic, tmp_path, moment):
-    work = either.staged(events(1, 2), events(3))
-    code, said = Process(work, either, moment=moment, folder=tmp_path).run()
+def test_what_a_dead_process_sent_is_seen_by_nobody(target: Topic, tmp_path):
+    work = target.staged(events(1, 2), events(3))
+    code, said = Process(work, target, moment="before", folder=tmp_path).run()
     assert code == DIED, said
-    # All of it has reached the broker, and nobody sees it.
-    assert len(either.peer.messages(either.table, isolation="read_uncommitted")) == 3
-    either.assert_holds(events(1, 2, 3) if moment == "after" else [])
+    # All of it has reached the broker.
+    assert len(target.peer.messages(target.table, isolation="read_uncommitted")) == 3
+    target.assert_holds([])
     again(work)
     assert work.held
-    either.assert_holds(events(1, 2, 3))
+    target.assert_holds(events(1, 2, 3))
 
 
-def test_the_answer_is_lost(target: Topic):
-    work = target.staged(events(1, 2))
-    lost = Unavailable("the answer is lost")
-    with interrupted(COMMIT, "after", raising(lost)), pytest.raises(Unavailable, match="lost"):
-        work.do()
-    again(work)
-    target.assert_holds(events(1, 2))
-
-
-def test_two_writers_at_once(either: Topic, tmp_path):
-    work = either.staged(events(*range(5000)))
-    processes = [Process(work, either, folder=tmp_path) for _ in range(2)]
-    for process in processes:
-        process.ready()
-    for process in processes:
-        process.go()
-    assert [process.end() for process in processes] == [(0, ""), (0, "")]
-    either.assert_holds(events(*range(5000)))
-
-
-def test_a_new_attempt_fences_off_a_zombie(target: Topic):
+def test_a_new_attempt_fences_off_a_zombie(target: Topic, monkeypatch):
     """A process that was held up before its commit wakes when another has done its work."""
+    monkeypatch.setattr(kafka_tokens, "PATIENCE_SECONDS", 1)
     work = target.staged(events(1, 2))
     rescue = pickle.loads(pickle.dumps(work))
     with interrupted(COMMIT, "before", rescue.do) as calls:
@@ -483,20 +463,93 @@ def test_a_token_of_which_nobody_knows_is_waited_for(target: Topic, monkeypatch)
     target.assert_holds(events(0, 1, 2))
 
 
-def test_tokens_are_forgotten(target: Topic):
-    works = [target.commit(events(n), run_id=f"r{n}") for n in range(3)]
-    other = target.another()
-    kept = other.commit(events(9))
-    to = works[0].destination
+def tombstones(kafka: broker.Kafka, topic: str) -> list[str]:
+    """The keys of a topic's messages without a value."""
+    return [message.key().decode() for message in kafka.messages(topic) if message.value() is None]
+
+
+def test_old_tokens_are_forgotten(target: Topic):
+    to = target.output().destination
     assert isinstance(to, KafkaDestination)
+    assert (to.old_tokens(time.time() + 60), to.forget(time.time() + 60, [])) == ([], 0)
+    works = [target.commit(events(n), run_id=f"r{n}") for n in range(3)]
+    # The name of one of the others begins as ours does.
+    others = target.another(), replace(target, table=f"{target.table}r")
+    kept = [other.commit(events(9), run_id="r0") for other in others]
+    assert to.old_tokens(time.time() - 3600) == []
     assert to.forget(time.time() - 3600, []) == 0
+    assert to.old_tokens(time.time() + 60) == ["r0", "r1", "r2"]
     assert to.forget(time.time() + 60, ["r1"]) == 2
+    assert to.old_tokens(time.time() + 60) == ["r1"]
     assert [work.held for work in works] == [False, True, False]
+    assert all(work.held for work in kept)
+    gone = [f"{target.table}/r{n}" for n in (0, 2)]
+    assert [key for key in tombstones(target.peer, TOKENS) if key.startswith(target.table)] == gone
     assert to.forget(time.time() + 60, ["r1"]) == 0
-    assert kept.held
-    works[0].commit.run  # noqa: B018
+    # A run id that is forgotten is like one that was never there.
     again(target.staged(events(0), run_id="r0"))
     target.assert_holds([*events(0, 1, 2), *events(0)])
+    assert to.old_tokens(time.time() + 60) == ["r0", "r1"]
+
+
+def test_of_old_tokens_those_that_nobody_knows_of_stay(target: Topic):
+    """Some are behind a transaction that is still open: nobody waits for them, or deletes them."""
+    first = target.commit(events(0), run_id="r0")
+    to = first.destination
+    assert isinstance(to, KafkaDestination)
+    with stranger(target.peer, f"{target.table}/r2"):
+        later = target.commit(events(1))
+        assert to.old_tokens(time.time() + 60) == ["r0"]
+        assert to.forget(time.time() + 60, []) == 1
+    assert not first.held
+    assert later.held
+    assert to.old_tokens(time.time() + 60) == ["r1"]
+
+
+def test_many_tokens_are_forgotten(target: Topic, monkeypatch, tmp_path):
+    """More than fit into the producer's queue."""
+    settings = broker.credentials(broker.USER, broker.PASSWORD)
+    configure(monkeypatch, tmp_path, **settings, **{"queue.buffering.max.messages": "7"})
+    tokens = f"{target.table}.commits"
+    target.peer.make(tokens, cleanup_policy="compact")
+    producer = Producer({"bootstrap.servers": target.peer.inner})
+    for n in range(100):
+        producer.produce(tokens, "{}", f"{target.table}/r{n}")
+    assert producer.flush(30) == 0
+    to = target.output(f"tokens={tokens}").destination
+    assert isinstance(to, KafkaDestination)
+    assert to.forget(time.time() + 60, ["r7"]) == 99
+    assert to.old_tokens(time.time() + 60) == ["r7"]
+
+
+def test_tokens_outlive_compaction(target: Topic):
+    """Brokers delete what has a later message with its key, and forgotten tokens as a whole."""
+    tokens = f"{target.table}.commits"
+    target.peer.make(
+        tokens, cleanup_policy="compact", segment_ms="1", min_cleanable_dirty_ratio="0",
+        delete_retention_ms="0",
+    )  # fmt: skip
+    query = f"tokens={tokens}"
+    works = [target.commit(events(n), run_id=f"r{n}", query=query) for n in range(3)]
+    to = works[0].destination
+    assert isinstance(to, KafkaDestination)
+    assert to.forget(time.time() + 60, ["r1"]) == 2
+    deadline = time.monotonic() + 60
+    for n in itertools.count(3):
+        if f"{target.table}/r0" not in keys(target.peer, tokens):
+            break
+        assert time.monotonic() < deadline, "the broker does not compact"
+        # Only what lies before the last segment is compacted.
+        works.append(target.commit(events(n), run_id=f"r{n}", query=query))
+    assert [work.held for work in works] == [False, True, False, *[True] * (len(works) - 3)]
+    for work in works[1:2] + works[3:]:
+        again(work)
+    target.assert_holds(events(*range(len(works))))
+
+
+def keys(kafka: broker.Kafka, topic: str) -> set[str]:
+    """The keys of all messages that are left of a topic."""
+    return {message.key().decode() for message in kafka.messages(topic)}
 
 
 def test_another_topic_of_tokens(target: Topic):

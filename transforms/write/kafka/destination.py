@@ -56,6 +56,7 @@ from .tokens import (
     find_token,
     forget_tokens,
     token_key,
+    tokens_before,
     tokens_topic,
 )
 from .topics import Found, Topic, ensure, find, make
@@ -103,7 +104,7 @@ class KafkaDestination(TableDestination):
                 return self._held(client, run_id)
             except Undecided:
                 # Whoever was about to commit it is dead, or as good as dead.
-                end_transaction(client, self._transactional_id(run_id))
+                end_transaction(client, self._transactional_id(run_id), self._tokens)
                 return self._held(client, run_id)
 
     def examine(self, load: Load) -> None:
@@ -123,12 +124,19 @@ class KafkaDestination(TableDestination):
             with self._fitting(), self._registry(client) as registry:
                 check_schemas(load, registry)
 
-    def forget(self, before: float, keep: Sequence[str]) -> int:
+    def old_tokens(self, before: float) -> list[str]:
         client = self._client()
         with client.explained():
             if not find(client.admin(), [tokens_topic(self._tokens)]):
-                return 0
-            return forget_tokens(client, self._tokens, self.target, before, keep)
+                return []
+            return tokens_before(client, self._tokens, self.target, before)
+
+    def forget(self, before: float, keep: Sequence[str]) -> int:
+        gone = sorted(set(self.old_tokens(before)).difference(keep))
+        client = self._client()
+        with client.explained():
+            forget_tokens(client, self._tokens, self.target, gone)
+        return len(gone)
 
     def _write(self, client: Client, commit: Commit, loads: Sequence[Load], timeout: int) -> None:
         topics = [self._topic(load) for load in loads]
@@ -136,7 +144,8 @@ class KafkaDestination(TableDestination):
         columns = [self._columns(client, load, commit.token.run_id) for load in loads]
         least = min(found[topic.name].message_bytes for topic in topics)
         run_id = commit.token.run_id
-        with transaction(client, self._transactional_id(run_id), timeout, least) as writing:
+        own = self._transactional_id(run_id)
+        with transaction(client, own, timeout, least, self._tokens) as writing:
             # Not before: whatever an earlier attempt was at is decided now.
             if self._held(client, run_id):
                 raise Taken

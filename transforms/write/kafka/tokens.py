@@ -26,8 +26,8 @@ PATIENCE_SECONDS = 5.0
 """How long a token is waited for that nobody knows of whether it is held: who commits needs some
 milliseconds."""
 _MESSAGES = 10_000
-_POLL_SECONDS = 0.05
-"""How long more messages are waited for before those that came are looked at."""
+_POLL_SECONDS = 0.5
+"""How long the next message is waited for before the clock is looked at."""
 _SEPARATOR = "/"
 """Between topic and run: no topic has it in its name."""
 
@@ -73,34 +73,42 @@ def find_token(client: Client, tokens: str, topic: str, run_id: str) -> Held | N
     return Held.from_json(found) if found else None
 
 
-def forget_tokens(
-    client: Client, tokens: str, topic: str, before: float, keep: Iterable[str]
-) -> int:
-    """Delete the tokens of a topic that are older than a time, save of runs ``keep``; how many.
+def tokens_before(client: Client, tokens: str, topic: str, before: float) -> list[str]:
+    """The runs whose tokens are older than a time (seconds since the epoch). Those that lie behind
+    somebody's open transaction are not among them yet.
+
+    Raises:
+        KafkaException: the broker does not answer.
+    """
+    newest = {message.key(): message for message in _messages(client, tokens, "read_committed")}
+    begin = token_key(topic, "")
+    return sorted(
+        key.removeprefix(begin).decode()
+        for key, message in newest.items()
+        if key.startswith(begin) and message.value() and message.timestamp()[1] < before * 1000
+    )
+
+
+def forget_tokens(client: Client, tokens: str, topic: str, run_ids: Iterable[str]) -> None:
+    """Delete the tokens of runs: their keys get messages without a value (tombstones), and the
+    brokers delete both when they compact the topic.
 
     Raises:
         KafkaException: the broker does not answer, or refuses it.
     """
-    kept = {token_key(topic, run_id) for run_id in keep}
-    begin = token_key(topic, "")
-    newest = {m.key(): m for m in _messages(client, tokens, "read_committed")}
-    old = [
-        key
-        for key, message in newest.items()
-        if key.startswith(begin)
-        and key not in kept
-        and message.value()
-        and message.timestamp()[1] < before * 1000
-    ]
     failures: list[KafkaError] = []
     producer = client.producer(Producer, {}, enable_idempotence=True)
-    for key in old:
-        producer.produce(tokens, None, key, PARTITION, _noting(failures))
+    for run_id in run_ids:
+        gone = (tokens, None, token_key(topic, run_id), PARTITION, _noting(failures))
+        try:
+            producer.produce(*gone)
+        except BufferError:
+            producer.flush(SECONDS)
+            producer.produce(*gone)
     if producer.flush(SECONDS):
         failures.append(KafkaError(KafkaError._TIMED_OUT, "tokens are not deleted yet"))
     if failures:
         raise KafkaException(failures[0])
-    return len(old)
 
 
 def _noting(failures: list[KafkaError]) -> Callable[[Any, Any], None]:
@@ -143,7 +151,7 @@ def _until(consumer: Consumer, end: int) -> Iterator[Any]:
     """Messages, up to an end of what can be read that is not before ``end``."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        for message in consumer.consume(_MESSAGES, _POLL_SECONDS):
+        for message in _come(consumer):
             deadline = time.monotonic() + PATIENCE_SECONDS
             error = message.error()
             if error is None:
@@ -155,3 +163,9 @@ def _until(consumer: Consumer, end: int) -> Iterator[Any]:
                 raise KafkaException(error)
         if time.monotonic() > deadline:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no end of tokens in time"))
+
+
+def _come(consumer: Consumer) -> list[Any]:
+    """What comes next, and all that has come with it: whoever asks for many waits for many."""
+    first = consumer.consume(1, _POLL_SECONDS)
+    return first + consumer.consume(_MESSAGES, 0) if first else first

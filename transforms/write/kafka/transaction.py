@@ -113,7 +113,7 @@ def timeout_ms(client: Client) -> int:
 
 @contextmanager
 def transaction(
-    client: Client, transactional_id: str, timeout: int, message_bytes: int
+    client: Client, transactional_id: str, timeout: int, message_bytes: int, topic: str
 ) -> Iterator[Transaction]:
     """A transaction, once every earlier one of the transactional id is over: what was open of it is
     undone, and who began it can do nothing any more. What is not committed is undone at the end.
@@ -121,6 +121,7 @@ def transaction(
     Args:
         timeout: how long it may take, in milliseconds.
         message_bytes: the greatest batch of messages that all its topics take.
+        topic: any that is there.
 
     Raises:
         Fenced: another producer with the transactional id has begun meanwhile.
@@ -140,7 +141,7 @@ def transaction(
         message_max_bytes=max(_LEAST_BYTES, message_bytes),
     )
     with _telling_why(timeout), _closing(producer):
-        producer.init_transactions(3 * SECONDS)
+        _take_over(producer, topic)
         producer.begin_transaction()
         try:
             yield Transaction(producer)
@@ -166,15 +167,25 @@ def _closing(producer: TransactionalProducer) -> Iterator[None]:
     producer.close()
 
 
-def end_transaction(client: Client, transactional_id: str) -> None:
+def end_transaction(client: Client, transactional_id: str, topic: str) -> None:
     """End whatever the transactional id is at: what is not committed is undone.
+
+    Args:
+        topic: any that is there.
 
     Raises:
         KafkaException: no broker answers, or it is not allowed.
     """
     producer = client.producer(TransactionalProducer, {}, transactional_id=transactional_id)
     with _closing(producer):
-        producer.init_transactions(3 * SECONDS)
+        _take_over(producer, topic)
+
+
+def _take_over(producer: TransactionalProducer, topic: str) -> None:
+    """Begin with the transactional id, and end what others are at with it."""
+    # Whoever is not connected yet waits half a second before it looks for its coordinator again.
+    producer.list_topics(topic, SECONDS)
+    producer.init_transactions(3 * SECONDS)
 
 
 @contextmanager
