@@ -79,8 +79,9 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     output: Annotated[
         str | None,
         "where records go, as parquet:DIR (jsonl:, csv:, avro:, delta:), duckdb:FILE/TABLE, "
-        "postgresql://HOST/DATABASE/TABLE, iceberg:CATALOG/NAMESPACE.TABLE or "
-        "kafka://HOST:PORT/TOPIC; may be left out",
+        "postgresql://HOST/DATABASE/TABLE, iceberg:CATALOG/NAMESPACE.TABLE, "
+        "kafka://HOST:PORT/TOPIC, bigquery:PROJECT.DATASET.TABLE or pubsub://PROJECT/TOPIC; "
+        "may be left out",
     ] = None
     dead_letters: Annotated[str, "where dead letters go, as jsonl:DIR, or any other destination"]
     duplicates: Annotated[

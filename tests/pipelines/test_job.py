@@ -88,7 +88,10 @@ def edited(old: str, new: str) -> str:
     return JOB.replace(old, new)
 
 
-KNOWN = "Known: avro:, csv:, delta:, duckdb:, iceberg:, jsonl:, kafka:, parquet:, postgresql:"
+KNOWN = (
+    "Known: avro:, bigquery:, csv:, delta:, duckdb:, iceberg:, jsonl:, kafka:, parquet:, "
+    "postgresql:, pubsub:"
+)
 
 
 @pytest.mark.parametrize(

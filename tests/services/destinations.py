@@ -61,6 +61,7 @@ class Known:
         service: the module of this package that starts it.
         marks: of its tests; ``cloud`` for those that need the venv with Google's clients.
         once: exactly once; else at least once.
+        null_arrays: an array may be null; else it comes back as an empty one.
         lacks: what it cannot do, and why.
         values: cases of the table of values that do not come back as they went.
     """
@@ -68,6 +69,7 @@ class Known:
     service: str
     marks: tuple[str, ...] = ("service",)
     once: bool = True
+    null_arrays: bool = True
     lacks: Mapping[Law, str] = field(default_factory=dict)
     values: Mapping[str, Refused | Becomes | Unproven] = field(default_factory=dict)
 
@@ -147,6 +149,7 @@ _AVRO_VALUES = {
 }
 
 _LESS_BIGQUERY: Mapping[Law, str] = {"refuse": "BigQuery's tables have no constraints on values"}
+_NOT_IN_NAMES = '!"$()*,./;?@[]^`{}~'
 _BIGQUERY_VALUES = {
     **{
         name: Unproven("the emulator's BIGNUMERIC has 38 digits, 18 of them after the point")
@@ -161,6 +164,10 @@ _BIGQUERY_VALUES = {
     **{
         name: Refused("no array of BigQuery holds a null")
         for name in ("array_null", "array_arrays_null", "array_objects_null")
+    },
+    **{
+        name: Refused(f"names of BigQuery's columns have none of {_NOT_IN_NAMES}")
+        for name in ("name_quote", "name_dot", "name_statement")
     },
 }
 _LESS_PUBSUB: Mapping[Law, str] = {
@@ -180,6 +187,10 @@ DESTINATIONS: Mapping[str, Known] = {
     "delta": Known("delta", values=_DELTA_VALUES),
     "kafka": Known("kafka", lacks=_LESS_KAFKA),
     "kafka_avro": Known("registry", lacks=_LESS_KAFKA, values=_AVRO_VALUES),
+    "bigquery": Known(
+        "bigquery", _CLOUD, null_arrays=False, lacks=_LESS_BIGQUERY, values=_BIGQUERY_VALUES
+    ),
+    "pubsub": Known("pubsub", _CLOUD, once=False, lacks=_LESS_PUBSUB),
 }
 """What the tests call a destination, its scheme as a rule → what the suite knows of it."""
 

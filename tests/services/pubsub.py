@@ -110,7 +110,7 @@ class PubSub:
 
 def why_not() -> str:
     """Why it cannot be started here, and what to do; empty if it can."""
-    if find_spec("google") is None or find_spec("google.cloud.pubsub_v1") is None:
+    if not _has_client():
         return "google-cloud-pubsub is not installed; pip install -e '.[gcp]'"
     if shutil.which("java") is None:
         return "Java is not installed"
@@ -130,6 +130,13 @@ def running() -> Iterator[PubSub]:
     command = ["java", "-Xmx2g", "-jar", str(_jar()), "--host=127.0.0.1", f"--port={port}"]
     with serving(command, port):
         yield PubSub({"PUBSUB_EMULATOR_HOST": f"127.0.0.1:{port}"})
+
+
+def _has_client() -> bool:
+    try:
+        return find_spec("google.cloud.pubsub_v1") is not None
+    except ModuleNotFoundError:  # google, or google.cloud
+        return False
 
 
 def _jar() -> Path | None:

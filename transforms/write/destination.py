@@ -180,6 +180,8 @@ _MODULES = {
     "iceberg": "iceberg",
     "kafka": "kafka",
     "delta": "delta",
+    "bigquery": "bigquery",
+    "pubsub": "pubsub",
 }
 """Scheme → the module of this package whose ``open_destination`` makes it."""
 
@@ -189,6 +191,8 @@ _EXTRAS = {
     "iceberg": "iceberg",
     "kafka": "kafka",
     "delta": "delta",
+    "bigquery": "gcp",
+    "pubsub": "gcp",
 }
 """Module → the extra of this package that installs what it imports."""
 
@@ -199,6 +203,8 @@ _SHAPES = {
     "iceberg": "CATALOG/NAMESPACE.TABLE",
     "kafka": "//HOST:PORT/TOPIC",
     "delta": "PATH",
+    "bigquery": "PROJECT.DATASET.TABLE",
+    "pubsub": "//PROJECT/TOPIC",
 }
 """Module → what follows the scheme."""
 

@@ -152,7 +152,7 @@ class DuckDbDestination(TableDestination):
         if load.mode == "replace":
             db.execute(delete_partitions(table, _STAGE, load.partition_by, DUCKDB))
         if load.mode == "upsert":
-            query = winners(_STAGE, load, DUCKDB)
+            query = winners(_STAGE, load)
             db.execute(f"CREATE TEMP TABLE {_WINNERS[5:]} AS {query}")
             if load.deleted:
                 graves = _qualified(f"{load.name}{TOMBSTONES_SUFFIX}")

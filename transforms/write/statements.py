@@ -115,11 +115,15 @@ def delete_partitions(table: str, source: str, by: Sequence[Partition], dialect:
     )
 
 
-def winners(source: str, load: Load, dialect: Dialect) -> str:
+def winners(source: str, load: Load) -> str:
     """A query for the rows of the source that stand among those of the source: of each key the
-    last, and every row that has no key."""
+    last, and every row that has no key.
+
+    They are sorted by the columns themselves, so that the database carries nothing else along:
+    where texts have a collation, the source's column :data:`SOURCE` must compare by bytes.
+    """
     key = ", ".join(map(quoted, load.key))
-    newest = [f"{term} DESC" for term in (*_order("", load, dialect), quoted(ROW))]
+    newest = [f"{quoted(name)} DESC NULLS LAST" for name in (*load.order, ROW)]
     order = ", ".join([*map(quoted, load.key), *newest])
     names = columns(load)
     whole = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in load.key)

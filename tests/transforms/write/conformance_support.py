@@ -217,6 +217,9 @@ class Target:
 
     def assert_holds(self, rows: Sequence[Row], table: Table = EVENTS) -> None:
         """The table holds these rows, each once (or at least once, if that is the promise)."""
+        if not self.known.null_arrays:
+            arrays = [f.name for f in table.fields if f.type == "array"]
+            rows = [{**row, **{n: row.get(n) or [] for n in arrays}} for row in rows]
         found, expected = self.rows(table), counted(rows, table)
         if not self.known.once:
             found, expected = Counter(set(found)), Counter(set(expected))

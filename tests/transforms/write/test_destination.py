@@ -38,7 +38,7 @@ def test_relative_paths_are_made_absolute(monkeypatch, tmp_path):
         ("/x", "names no format; did you mean 'parquet:/x'?"),
         ("gs://b/x", "did you mean 'parquet:gs://b/x'?"),
         ("parquet:", "names no place; write parquet:DIRECTORY"),
-        ("zzz:x", "Known: avro:, csv:, delta:"),
+        ("zzz:x", "Known: avro:, bigquery:, csv:, delta:"),
     ],
 )
 def test_bad_uris(uri, message):

@@ -497,17 +497,17 @@ def test_what_is_found_at_once_is_what_the_table_refuses(
     for at_once in (True, False):
         fresh = target.another()
         name = fresh.table
-        fresh.peer.run(
+        target.peer.run(
             f'CREATE TABLE {name} (n NUMERIC, d NUMERIC(9,3), "any" JSONB, mine INT DEFAULT 1)'
         )
         said = rule.replace("judged_by", name)
-        fresh.peer.run(f"ALTER TABLE {name} {said if said.startswith('ALTER') else f'ADD {said}'}")
+        target.peer.run(f"ALTER TABLE {name} {said if said.startswith('ALTER') else f'ADD {said}'}")
         if trigger:
-            fresh.peer.run(
+            target.peer.run(
                 f"CREATE FUNCTION {name}() RETURNS TRIGGER LANGUAGE plpgsql AS $$ BEGIN "
                 "NEW.n := coalesce(NEW.n, 0) + 1; RETURN NEW; END $$"
             )
-            fresh.peer.run(
+            target.peer.run(
                 f"CREATE TRIGGER mends BEFORE INSERT ON {name} "
                 f"FOR EACH ROW EXECUTE FUNCTION {name}()"
             )

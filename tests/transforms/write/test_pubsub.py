@@ -1,12 +1,6 @@
-# ruff: noqa: E402
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
 """Topics of Pub/Sub: at least once, with ids; what the suite of all destinations does not ask."""
 
 from __future__ import annotations
-
-import pytest
-
-pytest.skip("not a destination yet: Pub/Sub", allow_module_level=True)
 
 import itertools
 import json
@@ -30,9 +24,8 @@ from tests.services import pubsub as service
 from tests.services.destinations import Known
 from tests.services.serving import NoServer, free_port
 
-pytestmark = pytest.mark.cloud
-
-pytest.importorskip("google.cloud.pubsub_v1")
+if reason := service.why_not():
+    pytest.skip(f"pubsub: {reason}", allow_module_level=True)
 
 from google.api_core import exceptions  # pyright: ignore[reportMissingImports]
 from google.auth import exceptions as auth  # pyright: ignore[reportMissingImports]
@@ -40,11 +33,11 @@ from millstream.transforms.write.pubsub import client as pubsub_client
 from millstream.transforms.write.pubsub import messages as pubsub_messages
 from millstream.transforms.write.pubsub.client import Client, connected
 
+pytestmark = [pytest.mark.service, pytest.mark.cloud]
+
 
 @pytest.fixture(scope="module")
 def peer():
-    if reason := service.why_not():
-        pytest.skip(reason)
     try:
         with service.running() as found, pytest.MonkeyPatch.context() as patch:
             for name, value in found.environment.items():

@@ -18,7 +18,7 @@ belong. Where rows are only added and one load job can do it all, that is the jo
 number in JSON that BigQuery would round, are refused.
 
 Deletions of upserts (``deleted=COLUMN``) are kept in a table of their own, ``TABLE__deleted``: key,
-and what orders rows.
+and what orders rows. Commits that upsert or replace take turns by ``TABLE__turns``, of one row.
 """
 
 # Google's clients are not installed where all else is checked.
@@ -56,7 +56,7 @@ from .jobs import (
     labelled,
     labels,
 )
-from .sql import NOTHING, Staged, old_rows, script, tombstones
+from .sql import NOTHING, Staged, old_rows, script, takes_turns, tombstones, turns
 from .stage import (
     Loading,
     delete_stage,
@@ -134,7 +134,9 @@ class BigQueryDestination(TableDestination):
         return self.target.rpartition(".")[0]
 
     def _made(self, jobs: Jobs, load: Load) -> Made:
-        """Make the load's table, and that of its deletions, or give them what they lack."""
+        """Make the load's table and those beside it, or give them what they lack."""
+        if takes_turns(load):
+            make_table(jobs.client, turns(load))
         if load.deleted:
             make_table(jobs.client, tombstones(load, fields_of(load)))
         return make(jobs.client, load)

@@ -21,6 +21,8 @@ from ..tables import Load
 
 TOMBSTONES_SUFFIX = "__deleted"
 """What the name of the table of deleted keys ends in."""
+TURNS_SUFFIX = "__turns"
+"""What the name of the table ends in that commits take turns by."""
 _WINNERS = "_millstream_winners"
 _NEW, _OLD = "S", "T"
 
@@ -47,10 +49,47 @@ def script(staged: Sequence[Staged]) -> str:
         "AS 'the stage does not hold the rows that were put there'"
         for each in staged
     ]
+    turns = [quoted(turns_name(each.load)) for each in staged if takes_turns(each.load)]
     statements = [
-        *declared, *prepared, "BEGIN TRANSACTION", *counted, *put, "COMMIT TRANSACTION",
+        *declared, *prepared, *map(_make_turn, turns), "BEGIN TRANSACTION",
+        *map(_take_turn, turns), *counted, *put, "COMMIT TRANSACTION",
     ]  # fmt: skip
     return ";\n".join(statements) + ";"
+
+
+# ------------------------------------------------------------------ turns
+
+
+def takes_turns(load: Load) -> bool:
+    """Whether commits of such loads have to come one after another.
+
+    A transaction sees the table as it was when it began, and two that only insert do not conflict.
+    So of two that find no row of a key, or of a partition, both would insert theirs. They conflict
+    because both change the same row of a table beside it: the later one fails, and is tried again.
+    """
+    return load.mode != "append"
+
+
+def turns_name(load: Load) -> str:
+    """The full name of the table whose one row commits change."""
+    return f"{load.name}{TURNS_SUFFIX}"
+
+
+def turns(load: Load) -> bigquery.Table:
+    """The table that commits to a load's table take turns by."""
+    return bigquery.Table(turns_name(load), [bigquery.SchemaField("turn", "INTEGER")])
+
+
+def _make_turn(table: str) -> str:
+    # Two at the same time make two rows: whoever begins later sees, and changes, both.
+    return (
+        f"INSERT INTO {table} (turn) "
+        f"SELECT 0 FROM UNNEST([0]) WHERE NOT EXISTS (SELECT 1 FROM {table})"
+    )
+
+
+def _take_turn(table: str) -> str:
+    return f"UPDATE {table} SET turn = turn + 1 WHERE TRUE"
 
 
 def old_rows(table: str, column: str, before: float) -> str:
@@ -230,13 +269,16 @@ def _same(load: Load) -> str:
 
 
 def _newer(load: Load) -> str:
-    """Whether the new row comes after the old one, or is its equal; nulls come first."""
+    """Whether the new row comes after the old one, or is its equal; nulls come first.
+
+    The expression is never null itself, so that it can be negated.
+    """
     said = "TRUE"
     for name in reversed(load.order):
         new, old = f"{_NEW}.{quoted(name)}", f"{_OLD}.{quoted(name)}"
-        later = f"{new} > {old} OR ({new} IS NOT NULL AND {old} IS NULL)"
-        alike = f"{new} = {old} OR ({new} IS NULL AND {old} IS NULL)"
-        said = f"({later} OR (({alike}) AND {said}))"
+        later = f"IFNULL({new} > {old}, {new} IS NOT NULL AND {old} IS NULL)"
+        alike = f"IFNULL({new} = {old}, {new} IS NULL AND {old} IS NULL)"
+        said = f"({later} OR ({alike} AND {said}))"
     return said
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import (
@@ -80,7 +81,8 @@ class IcebergDestination(TableDestination):
             self._check_fits(catalog, load)
 
     def expire(self, table: str, column: str, before: float, *, dry_run: bool = False) -> int:
-        old = LessThan(column, dt.datetime.fromtimestamp(before, dt.UTC).isoformat())
+        moment = dt.datetime.fromtimestamp(before, dt.UTC).isoformat()
+        old: Any = LessThan(column, moment)  # pyright: ignore[reportCallIssue] : pydantic's
         with opened(self.catalog, f"iceberg:{self.catalog}/{table}") as catalog:
             found = _find(catalog, table)
             rows = found.scan(old, selected_fields=(column,)).count() if found else 0

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
+from ....schemas.arrow import SOURCE
 from ....schemas.contract import Field
 from ....schemas.forms.ddl import quoted
 from ..destination import Commit
@@ -99,7 +100,7 @@ class Rows:
 
     def _stage(self, *, as_text: bool) -> dict[int, str]:
         """Copy the rows, numbered, into a temporary table."""
-        collations = self.table.collations()
+        collations = {**self.table.collations(), SOURCE: POSTGRESQL.by_bytes}
         columns = [
             f"{quoted(field.name)} {_staged_type(field, as_text)}{collations.get(field.name, '')}"
             for field in self.load.table.fields
@@ -141,7 +142,7 @@ class Rows:
         if load.mode != "upsert":
             return [insert(table, source, load)]
         # They are sorted by key, so that the index is gone through in its order.
-        latest, newest = winners(source, load, POSTGRESQL), self._name("newest")
+        latest, newest = winners(source, load), self._name("newest")
         kind, end = ("TABLE", " ON COMMIT DROP") if stored else ("VIEW", "")
         self.db.run(f"CREATE TEMP {kind} {newest}{end} AS {latest}")
         if not load.deleted:
