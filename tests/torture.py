@@ -58,9 +58,10 @@ def torture(
         def job(name: str) -> SinkJob:
             return SinkJob(scheme, known, peer, day, Path(folder) / name).write()
 
-        whole = job("whole")
-        times = undisturbed(whole)
-        found = [f"undisturbed: {said}" for said in whole.differences(wanted)]
+        wholes = [job("whole"), job("again")]
+        # A job that takes longer than others would have them end before they are killed.
+        times = min(map(undisturbed, wholes), key=lambda times: times.recorded)
+        found = [f"undisturbed: {said}" for whole in wholes for said in whole.differences(wanted)]
         say(
             f"{scheme}: undisturbed, it commits from {times.prepared:.2f} to {times.recorded:.2f} s"
         )

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pytest
 
 from tests.services.peers import Peer
+from tests.services.serving import NoServer
 
 Law = Literal[
     "upsert", "any order", "null key", "replace", "one plan", "evolve", "mismatch", "inner types",
@@ -95,6 +96,17 @@ class Known:
             for name, value in peer.environment.items():
                 patch.setenv(name, value)
             yield peer
+
+    @contextmanager
+    def running_or_skip(self) -> Iterator[Any]:
+        """:meth:`running`; where the service cannot be had, tests are skipped and say why."""
+        if reason := self.why_not():
+            pytest.skip(f"{self.service}: {reason}")
+        try:
+            with self.running() as peer:
+                yield peer
+        except NoServer as error:
+            pytest.skip(f"{self.service}: {error}")
 
     @property
     def _module(self) -> Any:

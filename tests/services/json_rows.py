@@ -20,19 +20,20 @@ def table_of(texts: Iterable[bytes], schema: pa.Schema) -> pa.Table:
     rows = [json.loads(text, parse_float=Decimal, parse_int=Decimal) for text in texts]
     names = {name for row in rows for name in row}
     kept = [field for field in schema if field.name in names or not rows]
-    columns = [pa.array([_value(row.get(f.name), f.type) for row in rows], f.type) for f in kept]
+    columns = [pa.array([value_of(row.get(f.name), f.type) for row in rows], f.type) for f in kept]
     return pa.Table.from_arrays(columns, schema=pa.schema(kept))
 
 
-def _value(value: Any, kind: Any) -> Any:
+def value_of(value: Any, kind: Any) -> Any:
+    """A value of JSON or Avro as Arrow takes it for a type."""
     if value is None:
         return None
     if pt.is_struct(kind):
-        return {field.name: _value(value.get(field.name), field.type) for field in kind}
+        return {field.name: value_of(value.get(field.name), field.type) for field in kind}
     if pt.is_list(kind):
-        return [_value(item, kind.value_type) for item in value]
+        return [value_of(item, kind.value_type) for item in value]
     if pt.is_floating(kind):
-        return _NOT_NUMBERS[value] if isinstance(value, str) else float(value)
+        return _NOT_NUMBERS[value] if value in _NOT_NUMBERS else float(value)
     if pt.is_decimal(kind):
         return Decimal(value)
     if pt.is_integer(kind):

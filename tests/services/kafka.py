@@ -8,10 +8,8 @@ are asked for nothing and may do everything.
 from __future__ import annotations
 
 import base64
-import datetime as dt
 import itertools
 import json
-import math
 import subprocess
 import sys
 import tempfile
@@ -27,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.types as pt
 
 from tests.services import maven
+from tests.services.json_rows import value_of
 from tests.services.serving import NoServer, free_port, serving
 
 USER = "loader"
@@ -297,41 +295,10 @@ def _wait(peer: Kafka) -> None:
 
 
 def _columns(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
-    columns = [pa.array([_value(row.get(f.name), f.type) for row in rows], f.type) for f in schema]
+    columns = [
+        pa.array([value_of(row.get(f.name), f.type) for row in rows], f.type) for f in schema
+    ]
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(schema))
-
-
-def _value(value: Any, kind: Any) -> Any:
-    """A value of JSON or Avro as Arrow takes it for a type."""
-    if value is None:
-        return None
-    if pt.is_struct(kind):
-        return {field.name: _value(value.get(field.name), field.type) for field in kind}
-    if pt.is_list(kind):
-        return [_value(item, kind.value_type) for item in value]
-    if pt.is_floating(kind):
-        return _NOT_NUMBERS.get(value) or float(value) if isinstance(value, str) else float(value)
-    if pt.is_decimal(kind):
-        return Decimal(value)
-    if pt.is_integer(kind):
-        return int(value)
-    return _parsed(value, kind) if isinstance(value, str) else value
-
-
-_NOT_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-
-
-def _parsed(text: str, kind: Any) -> Any:
-    """What JSON has no form for, and holds as a string."""
-    if pt.is_binary(kind):
-        return base64.b64decode(text)
-    if pt.is_timestamp(kind):
-        return dt.datetime.fromisoformat(text)
-    if pt.is_date(kind):
-        return dt.date.fromisoformat(text)
-    if pt.is_time(kind):
-        return dt.time.fromisoformat(text)
-    return text
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from conformance_support import Target
 
 from tests.services.destinations import DESTINATIONS, Known, parameters
 from tests.services.peers import Peer
-from tests.services.serving import NoServer
 
 
 class Running(NamedTuple):
@@ -25,13 +24,8 @@ class Running(NamedTuple):
 def running(request) -> Iterator[Running]:
     """Each destination in turn; where its service cannot be had, tests are skipped and say why."""
     scheme, known = request.param, DESTINATIONS[request.param]
-    if reason := known.why_not():
-        pytest.skip(f"{scheme}: {reason}")
-    try:
-        with known.running() as peer:
-            yield Running(scheme, known, peer)
-    except NoServer as error:
-        pytest.skip(f"{scheme}: {error}")
+    with known.running_or_skip() as peer:
+        yield Running(scheme, known, peer)
 
 
 @pytest.fixture

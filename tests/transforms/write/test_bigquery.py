@@ -21,9 +21,9 @@ from millstream.transforms.write.errors import DestinationError, Unavailable
 from millstream.transforms.write.evolution import TableMismatch
 
 from tests.services import bigquery as service
-from tests.services.destinations import Known
+from tests.services.destinations import DESTINATIONS, Known
 from tests.services.object_stores import object_store
-from tests.services.serving import NoServer, free_port
+from tests.services.serving import free_port
 
 pytestmark = [pytest.mark.service, pytest.mark.cloud]
 METHODS = pytest.mark.parametrize("method", ["load", "storage_write"])
@@ -43,21 +43,8 @@ STRICT = dataclasses.replace(
 @pytest.fixture(scope="module")
 def warehouse() -> Iterator[service.BigQuery]:
     """The emulator, and an environment in which clients find it."""
-    with _warehouse() as found:
+    with DESTINATIONS["bigquery"].running_or_skip() as found:
         yield found
-
-
-@contextlib.contextmanager
-def _warehouse() -> Iterator[service.BigQuery]:
-    if reason := service.why_not():
-        pytest.skip(reason)
-    try:
-        with service.running() as found, pytest.MonkeyPatch.context() as patch:
-            for name, value in found.environment.items():
-                patch.setenv(name, value)
-            yield found
-    except NoServer as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture
@@ -297,7 +284,7 @@ def test_a_stage_that_lacks_rows_is_noticed(
 
 @pytest.mark.slow
 def test_files_are_loaded_from_where_they_lie():
-    with object_store("gs", "bucket"), _warehouse() as warehouse:
+    with object_store("gs", "bucket"), DESTINATIONS["bigquery"].running_or_skip() as warehouse:
         seen = Seen(warehouse)
         target = target_of(warehouse, "gs://bucket/state")
         work = target.commit(plain(1), plain(2), table=PLAIN)

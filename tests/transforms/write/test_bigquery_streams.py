@@ -11,7 +11,8 @@ import pytest
 from millstream.transforms.write.errors import DestinationError, Unavailable
 
 from tests.services import bigquery as service
-from tests.services.serving import NoServer, free_port
+from tests.services.destinations import DESTINATIONS
+from tests.services.serving import free_port
 
 pytestmark = [pytest.mark.service, pytest.mark.cloud]
 
@@ -24,15 +25,8 @@ def batch(*numbers: int) -> pa.RecordBatch:
 
 @pytest.fixture(scope="module")
 def warehouse() -> Iterator[service.BigQuery]:
-    if reason := service.why_not():
-        pytest.skip(reason)
-    try:
-        with service.running() as found, pytest.MonkeyPatch.context() as patch:
-            for name, value in found.environment.items():
-                patch.setenv(name, value)
-            yield found
-    except NoServer as error:
-        pytest.skip(str(error))
+    with DESTINATIONS["bigquery"].running_or_skip() as found:
+        yield found
 
 
 @pytest.fixture

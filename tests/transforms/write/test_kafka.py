@@ -37,8 +37,8 @@ from millstream.transforms.write.evolution import TableMismatch
 
 from tests.services import kafka as broker
 from tests.services import registry
-from tests.services.destinations import Known
-from tests.services.serving import NoServer, free_port
+from tests.services.destinations import DESTINATIONS, Known
+from tests.services.serving import free_port
 
 pytest.importorskip("confluent_kafka", reason="pip install -e '.[dev]'")
 
@@ -84,15 +84,8 @@ class Topic(Target):
 @pytest.fixture(scope="module")
 def avro() -> Iterator[broker.Kafka]:
     """A broker whose messages are Avro, and its registry."""
-    if reason := registry.why_not():
-        pytest.skip(reason)
-    try:
-        with registry.running() as peer, pytest.MonkeyPatch.context() as patch:
-            for name, value in peer.environment.items():
-                patch.setenv(name, value)
-            yield peer
-    except NoServer as error:
-        pytest.skip(str(error))
+    with DESTINATIONS["kafka_avro"].running_or_skip() as found:
+        yield found
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from tests import strategies
 from tests.services import postgres
 from tests.services.destinations import DESTINATIONS
 from tests.services.postgres import PASSWORD, Postgres
-from tests.services.serving import NoServer, free_port
+from tests.services.serving import free_port
 
 pytestmark = pytest.mark.service
 
@@ -49,15 +49,8 @@ ON_ONE_SERVER = settings(
 
 @pytest.fixture(scope="module")
 def peer() -> Iterator[Postgres]:
-    if reason := postgres.why_not():
-        pytest.skip(reason)
-    try:
-        with postgres.running() as peer, pytest.MonkeyPatch.context() as patch:
-            for name, value in peer.environment.items():
-                patch.setenv(name, value)
-            yield peer
-    except NoServer as error:
-        pytest.skip(str(error))
+    with DESTINATIONS["postgresql"].running_or_skip() as found:
+        yield found
 
 
 @dataclass(frozen=True)

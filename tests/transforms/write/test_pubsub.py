@@ -21,8 +21,8 @@ from millstream.transforms.write.destination import destination
 from millstream.transforms.write.errors import CommitConflict, DestinationError, Unavailable
 
 from tests.services import pubsub as service
-from tests.services.destinations import Known
-from tests.services.serving import NoServer, free_port
+from tests.services.destinations import DESTINATIONS, Known
+from tests.services.serving import free_port
 
 if reason := service.why_not():
     pytest.skip(f"pubsub: {reason}", allow_module_level=True)
@@ -38,13 +38,8 @@ pytestmark = [pytest.mark.service, pytest.mark.cloud]
 
 @pytest.fixture(scope="module")
 def peer():
-    try:
-        with service.running() as found, pytest.MonkeyPatch.context() as patch:
-            for name, value in found.environment.items():
-                patch.setenv(name, value)
-            yield found
-    except NoServer as error:
-        pytest.skip(str(error))
+    with DESTINATIONS["pubsub"].running_or_skip() as found:
+        yield found
 
 
 @pytest.fixture
