@@ -11,6 +11,11 @@ from pathlib import Path
 import msgspec
 import pyarrow.dataset as ds
 import pytest
+import yaml
+from millstream.pipelines.job import Job
+from millstream.transforms.write.destination import destination
+from millstream.transforms.write.errors import DestinationError
+from millstream.transforms.write.formats import BRIEF, FORMATS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -38,7 +43,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_job_of_the_readme_runs(day: Path) -> None:
-    (job,) = blocks("yaml")
+    job, _ = blocks("yaml")
     (day / "job.yaml").write_text(job, "utf-8")
     out = run(sys.executable, "-m", "millstream.pipelines.ingest", "--job", "job.yaml", cwd=day)
     assert "balanced" in out
@@ -47,6 +52,21 @@ def test_the_job_of_the_readme_runs(day: Path) -> None:
     assert columns == [
         "window_start", "window_end", "page", "event_type", "events", "revenue", "visitors",
     ]  # fmt: skip
+
+
+def test_the_destinations_of_the_readme_are_known() -> None:
+    _, keys = blocks("yaml")
+    job = yaml.safe_load(keys)
+    assert set(job) < {field.name for field in msgspec.structs.fields(Job)}
+    places = [job[key] for key in ("output", "dead_letters", "ledger")]
+    found = [destination(uri, "clicks", job["state"]).uri for uri in places]
+    assert found == places
+    schemes = set(re.findall(r"^\| `(\w+):", README, re.MULTILINE))
+    for uri in ("s3:x", "nonsense:x"):
+        with pytest.raises(DestinationError, match="Known: ") as raised:
+            destination(uri)
+        known = str(raised.value).partition("Known: ")[2]
+        assert {name.rstrip(":") for name in known.split(", ")} == schemes | set(FORMATS) - {BRIEF}
 
 
 @pytest.mark.slow
