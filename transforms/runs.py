@@ -27,6 +27,7 @@ from .ledger import LedgerRow
 from .lock import RunLock
 from .plan import InputFile, Plan, Token, checked_name
 from .receipts import Part, Receipt
+from .run_folder import RunFolder
 
 PREPARED_FORMAT = "millstream.prepared/1"
 RECORD_FORMAT = "millstream.run/1"
@@ -34,33 +35,6 @@ RECORD_FORMAT = "millstream.run/1"
 
 class AlreadyCommitted(RuntimeError):
     """Another run has committed one of the plan's inputs. The message names run and files."""
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """The folder of one plan of a run, for what has to outlive a crash.
-
-    ``origin`` is what the run's dead letters have in common. All methods raise ``StorageError``
-    when a file cannot be read or written.
-    """
-
-    path: str
-    origin: Origin
-
-    def remember(self, name: str, value: str) -> str:
-        """Write a note once; gives what stands under the name, which may be an earlier note."""
-        path = self._note(name)
-        if storage.write_once(path, value.encode()):
-            return value
-        return storage.read_bytes(path).decode()
-
-    def recall(self, name: str) -> str | None:
-        """What was remembered under a name."""
-        path = self._note(name)
-        return storage.read_bytes(path).decode() if storage.exists(path) else None
-
-    def _note(self, name: str) -> str:
-        return storage.join(self.path, f"{checked_name(name, 'name of a note')}.note")
 
 
 class PreparedOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from millstream.pipelines import exit_codes
 from millstream.pipelines.cli import main
-from millstream.transforms.write.duckdb import DuckDbDestination
+from millstream.transforms.write.duckdb.destination import DuckDbDestination
 from millstream.transforms.write.errors import DestinationError, Unavailable
 from millstream.transforms.write.tables import TableDestination
 

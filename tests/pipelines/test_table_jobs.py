@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import pytest
 from millstream.pipelines import exit_codes
-from millstream.transforms.write import duckdb as destination
+from millstream.transforms.write.duckdb import destination
 from millstream.transforms.write.errors import Unavailable
 
 from tests.pipelines.clicks import JobFolder, Letter, expected, page_views, record_row

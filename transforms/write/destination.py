@@ -23,7 +23,7 @@ from .errors import Unavailable as Unavailable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ..runs import RunFolder
+    from ..run_folder import RunFolder
     from .layout import Layout
 
 OutputKind = Literal["records", "aggregates", "dead_letters", "side"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,22 +21,13 @@ from ...schemas.rules import Violation
 from .. import storage
 from ..dead_letters import refused_batch
 from ..tallies import count_sources
+from .destination import Commit
 from .errors import DestinationError
 from .parquet import ParquetEncoder
-
-if TYPE_CHECKING:
-    from .destination import Commit
-    from .tables import Load
+from .tables import Load, Refused
 
 STAGE = "write"
 """The stage of dead letters that a destination made."""
-
-
-class Refused(NamedTuple):
-    """Refused rows: the name of their file in the run's folder, and how many they are."""
-
-    name: str
-    rows: int
 
 
 def refuse(

@@ -11,7 +11,7 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
@@ -31,7 +31,6 @@ from .errors import CommitConflict, DestinationError, Taken
 from .formats import BRIEF
 from .layout import Layout
 from .partitions import Partition, check_partitions, parse_partitions
-from .refusals import Refused
 
 Mode = Literal["append", "upsert", "replace"]
 """``append``: rows are added. ``upsert``: of rows with one key, the one with the greatest event
@@ -198,6 +197,13 @@ class Load:
 
     def _schema(self, numbered: bool) -> pa.Schema:
         return self.schema.append(pa.field(ROW, pa.int64(), False)) if numbered else self.schema
+
+
+class Refused(NamedTuple):
+    """Refused rows: the name of their file in the run's folder, and how many they are."""
+
+    name: str
+    rows: int
 
 
 def held_by(commit: Commit, loads: Sequence[Load], refused: Refused | None = None) -> Held:

@@ -32,7 +32,8 @@ from millstream.schemas.contract import Field
 from millstream.schemas.table import Table
 from millstream.transforms.plan import Plan, Token
 from millstream.transforms.receipts import Part, Receipt, content_digest
-from millstream.transforms.runs import RunFolder, RunStore
+from millstream.transforms.run_folder import RunFolder
+from millstream.transforms.runs import RunStore
 from millstream.transforms.storage import StorageError
 from millstream.transforms.write.destination import Commit, Destination, Output, OutputKind
 from millstream.transforms.write.errors import Unavailable

@@ -33,7 +33,7 @@ from millstream.transforms.tallies import Tally
 from millstream.transforms.write import files
 from millstream.transforms.write.commit import _balanced, commit_run, complete
 from millstream.transforms.write.destination import Output
-from millstream.transforms.write.duckdb import DuckDbDestination
+from millstream.transforms.write.duckdb.destination import DuckDbDestination
 from millstream.transforms.write.files import FilesDestination, live_files, read_manifest
 from millstream.transforms.write.garbage import delete_garbage
 from millstream.transforms.write.retention import (

@@ -42,8 +42,8 @@ from ....schemas.forms.bigquery import holds_decimal
 from ....schemas.problems import did_you_mean, list_names
 from ..destination import Commit
 from ..errors import DestinationError, Taken, Unavailable
-from ..refusals import Refused, refuse
-from ..tables import Held, Load, TableDestination, held_by, parse_options
+from ..refusals import refuse
+from ..tables import Held, Load, Refused, TableDestination, held_by, parse_options
 from .files import Files, files_of, find_unfit
 from .jobs import (
     RETRY,

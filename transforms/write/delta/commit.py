@@ -20,9 +20,9 @@ from ..destination import Commit
 from ..errors import Taken
 from ..latest import winners
 from ..parquet import GROUP_ROWS
-from ..refusals import Refused, refuse
+from ..refusals import refuse
 from ..statements import TOMBSTONES_SUFFIX
-from ..tables import Load, held_by
+from ..tables import Load, Refused, held_by
 from . import checks, types
 from .files import DataFiles, Survey, removals
 from .plans import Plan, Rows, marked, replacing, upserting

@@ -43,8 +43,8 @@ from ...read.ahead import read_ahead
 from ..destination import Commit
 from ..errors import DestinationError, Taken, Unavailable
 from ..latest import winners
-from ..refusals import Refused, refuse
-from ..tables import Held, Load, Mode, Options, TableDestination, held_by, parse_options
+from ..refusals import refuse
+from ..tables import Held, Load, Mode, Options, Refused, TableDestination, held_by, parse_options
 from .avro import avro_messages, check_schemas
 from .client import CONFIG_VARIABLE, Client
 from .messages import Columns, Limits, Packed, json_messages, pack

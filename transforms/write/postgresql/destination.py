@@ -25,9 +25,8 @@ from adbc_driver_postgresql import dbapi
 from ....schemas.forms.ddl import quoted
 from ..destination import Commit
 from ..errors import DestinationError, Taken
-from ..refusals import Refused
 from ..statements import POSTGRESQL, TOKENS, create_tokens
-from ..tables import Held, Load, TableDestination, held_by, parse_options
+from ..tables import Held, Load, Refused, TableDestination, held_by, parse_options
 from .rows import Rows
 from .session import Session, connected, refuses_rows
 from .table import LoadedTable, exists, lock, qualified

@@ -22,7 +22,7 @@ from ....schemas.forms.ddl import quoted
 from ..destination import Commit
 from ..json_text import Kernel, json_kernel
 from ..partitions import Partition
-from ..refusals import Refused, refuse
+from ..refusals import refuse
 from ..statements import (
     POSTGRESQL,
     bury,
@@ -31,7 +31,7 @@ from ..statements import (
     winners,
     without_buried,
 )
-from ..tables import ROW, Load
+from ..tables import ROW, Load, Refused
 from .constraints import take_broken
 from .session import NUL_REASON, ROW_PATTERNS, Session, literal, refusal
 from .table import LoadedTable

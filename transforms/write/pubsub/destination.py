@@ -37,8 +37,8 @@ from ....schemas.problems import did_you_mean
 from ... import storage
 from ..destination import Commit
 from ..errors import DestinationError, Taken
-from ..refusals import Refused, refuse
-from ..tables import Held, Load, Mode, TableDestination, held_by, parse_options
+from ..refusals import refuse
+from ..tables import Held, Load, Mode, Refused, TableDestination, held_by, parse_options
 from .client import Publishing, connected
 from .messages import pack
 
