@@ -228,11 +228,9 @@ class SinkJob:
         return self._read(output, schema).to_pylist()
 
     def _read(self, output: str, schema: pa.Schema) -> pa.Table:
-        read = self.peer.read(self.table(output), pa.schema(map(_stored, schema))).cast(schema)
-        if self.known.once:
-            return read
-        rows = {repr(row): row for row in read.to_pylist()}
-        return pa.Table.from_pylist(list(rows.values()), read.schema)
+        peer: Any = self.peer
+        read = peer.read if self.known.once else peer.read_distinct
+        return read(self.table(output), pa.schema(map(_stored, schema))).cast(schema)
 
 
 def wait_for(is_time: Callable[[], bool], process: subprocess.Popen[Any]) -> None:

@@ -2,6 +2,9 @@
 
 A module of this package that starts one has ``why_not() -> str`` (why it cannot be had here; empty
 if it can) and ``running() -> ContextManager[Peer]``. :mod:`.destinations` lists them.
+
+Where a row may arrive twice, its peer has ``read_distinct`` beside ``read``: what a reader has who
+drops what was there before.
 """
 
 from __future__ import annotations
