@@ -58,7 +58,9 @@ def load_job(place: str, rows: pa.Table) -> Callable[[], None]:
         pq.write_table(rows, file)
         file.seek(0)
         with _client() as client:
-            client.load_table_from_file(file, _table(place), job_config=config).result(SECONDS)
+            client.load_table_from_file(file, _table(place), job_config=config).result(
+                timeout=SECONDS
+            )
 
     return load
 

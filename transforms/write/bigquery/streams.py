@@ -49,8 +49,8 @@ EMULATOR = "BIGQUERY_STORAGE_EMULATOR_HOST"
 """The environment variable that names an emulator's ``host:port`` for gRPC."""
 Kind = Literal["COMMITTED", "PENDING", "BUFFERED"]
 
-REQUEST_BYTES = 8 << 20
-"""What a request aims at."""
+REQUEST_BYTES = 3 << 20
+"""What a request aims at: servers that are not told otherwise take 4 MiB (gRPC's default)."""
 MOST_BYTES = 10 << 20
 """What BigQuery takes in one request, and so in one row."""
 UNANSWERED = 4
