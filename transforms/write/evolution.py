@@ -5,7 +5,8 @@ Columns are only ever added. A type or a constraint that differs is the table ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from .errors import DestinationError
@@ -31,6 +32,24 @@ class TableMismatch(DestinationError):
 
 def _same(wanted: str, held: str) -> bool:
     return wanted == held
+
+
+def holds_all(
+    wanted: str, held: str, wider: Mapping[str, Collection[str]], decimal: re.Pattern[str]
+) -> bool:
+    """Whether a column of the type ``held`` holds all values of the type ``wanted``.
+
+    Args:
+        wider: a type → the others that hold all of its values.
+        decimal: what a decimal's type is written as; its groups are digits, and those of them that
+            are after the point.
+    """
+    ours, theirs = decimal.fullmatch(wanted), decimal.fullmatch(held)
+    if ours and theirs:
+        digits, scale = map(int, ours.groups())
+        more_digits, more_scale = map(int, theirs.groups())
+        return more_scale >= scale and more_digits - more_scale >= digits - scale
+    return wanted == held or held in wider.get(wanted, ())
 
 
 def additions(

@@ -35,7 +35,7 @@ from deltalake.schema import ArrayType, DataType, MapType, PrimitiveType, Struct
 from ....schemas.contract import Field
 from ....schemas.table import Table
 from ..errors import DestinationError
-from ..evolution import Column
+from ..evolution import Column, holds_all
 
 DIGITS = 38
 """What Delta's decimals have at most."""
@@ -83,12 +83,7 @@ def is_made_by_delta(field: DeltaField) -> bool:
 
 def fits(wanted: str, held: str) -> bool:
     """Whether a column of the type ``held`` holds all values of the type ``wanted``."""
-    ours, theirs = _DECIMAL.fullmatch(wanted), _DECIMAL.fullmatch(held)
-    if ours and theirs:
-        digits, scale = map(int, ours.groups())
-        more_digits, more_scale = map(int, theirs.groups())
-        return more_scale >= scale and more_digits - more_scale >= digits - scale
-    return wanted == held or held in _WIDER.get(wanted, ())
+    return holds_all(wanted, held, _WIDER, _DECIMAL)
 
 
 def cast(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -8,7 +8,7 @@ import duckdb
 
 from ....schemas.forms.ddl import quoted
 from ..errors import DestinationError
-from ..evolution import Column, additions
+from ..evolution import Column, additions, holds_all
 from ..statements import DUCKDB, add_column, create_table
 from ..tables import Load
 
@@ -61,6 +61,7 @@ def types_of(load: Load, place: str) -> list[str]:
 
 
 def exists(db: duckdb.DuckDBPyConnection, table: str) -> bool:
+    """Whether there is a table of the name, which may have a schema."""
     schema, _, name = table.rpartition(".")
     query = (
         "SELECT 1 FROM duckdb_tables() "
@@ -98,9 +99,4 @@ _DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
 
 
 def _fits(wanted: str, held: str) -> bool:
-    ours, theirs = _DECIMAL.fullmatch(wanted), _DECIMAL.fullmatch(held)
-    if ours and theirs:
-        digits, scale = map(int, ours.groups())
-        more_digits, more_scale = map(int, theirs.groups())
-        return more_scale >= scale and more_digits - more_scale >= digits - scale
-    return wanted == held or held in _WIDER.get(wanted, ())
+    return holds_all(wanted, held, _WIDER, _DECIMAL)

@@ -21,7 +21,7 @@ from pyiceberg.types import IcebergType, ListType, MapType, NestedField, StructT
 
 from ....schemas.forms.iceberg import iceberg_table_schema
 from ..errors import DestinationError
-from ..evolution import Column, additions
+from ..evolution import Column, additions, holds_all
 from ..tables import Load
 
 _FIRST_PARTITION_ID = 1000
@@ -173,9 +173,4 @@ _DECIMAL = re.compile(r"decimal\((\d+), (\d+)\)")
 
 
 def _fits(wanted: str, held: str) -> bool:
-    ours, theirs = _DECIMAL.fullmatch(wanted), _DECIMAL.fullmatch(held)
-    if ours and theirs:
-        digits, scale = map(int, ours.groups())
-        more_digits, more_scale = map(int, theirs.groups())
-        return more_scale >= scale and more_digits - more_scale >= digits - scale
-    return wanted == held or held in _WIDER.get(wanted, ())
+    return holds_all(wanted, held, _WIDER, _DECIMAL)
