@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
 from urllib.parse import parse_qsl, urlencode
@@ -94,6 +95,20 @@ class Options:
             **self.own,
         }
         return urlencode({key: value for key, value in said.items() if value}, safe=",()/:@")
+
+    def at(self, place: str) -> str:
+        """The URI of a place with these options."""
+        query = self.query()
+        return f"{place}?{query}" if query else place
+
+
+@contextmanager
+def naming(scheme: str) -> Iterator[None]:
+    """Say of what is wrong with a query in the block which scheme's it is."""
+    try:
+        yield
+    except DestinationError as error:
+        raise DestinationError(f"{scheme}: {error}") from None
 
 
 def parse_options(query: str, modes: Sequence[Mode], own: Sequence[str] = ()) -> Options:

@@ -43,7 +43,7 @@ from ....schemas.problems import did_you_mean, list_names
 from ..destination import Commit
 from ..errors import DestinationError, Taken, Unavailable
 from ..refusals import refuse
-from ..tables import Held, Load, Refused, TableDestination, held_by, parse_options
+from ..tables import Held, Load, Refused, TableDestination, held_by, naming, parse_options
 from .files import Files, files_of, find_unfit
 from .jobs import (
     RETRY,
@@ -251,10 +251,8 @@ def open_destination(scheme: str, rest: str, name: str, state: str = "") -> BigQ
         raise DestinationError(
             f"{scheme}:{target} names no table; write {scheme}:PROJECT.DATASET.TABLE"
         )
-    try:
+    with naming(scheme):
         options = parse_options(query, BigQueryDestination.modes, ("method", "location"))
-    except DestinationError as error:
-        raise DestinationError(f"{scheme}: {error}") from None
     method = options.own.get("method", _METHODS[0])
     if method not in _METHODS:
         hint = did_you_mean(method, _METHODS) or f"; expected {list_names(_METHODS)}"
@@ -265,7 +263,7 @@ def open_destination(scheme: str, rest: str, name: str, state: str = "") -> BigQ
             f"{scheme}: no location {location!r}; write it as US or europe-west1"
         )
     place = f"{scheme}:{target}"
-    uri = f"{place}?{options.query()}" if options.query() else place
+    uri = options.at(place)
     return BigQueryDestination(uri, name, place, target, options, state)
 
 

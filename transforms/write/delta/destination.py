@@ -32,7 +32,7 @@ from ....schemas.keys import hash_keys
 from ... import storage
 from ..destination import Commit
 from ..errors import DestinationError, Taken
-from ..tables import Held, Load, TableDestination, parse_options
+from ..tables import Held, Load, TableDestination, naming, parse_options
 from .commit import TableCommit
 from .errors import explained
 from .table import delta_columns, made, missing_columns, opened
@@ -117,12 +117,10 @@ def open_destination(scheme: str, rest: str, name: str, state: str = "") -> Delt
     path = storage.absolute(said.removeprefix("file://"))
     if not storage.is_remote(path) and (odd := _ODD.search(path)):
         raise DestinationError(f"{scheme}:{path}: deltalake takes no local path with a {odd[0]}")
-    try:
+    with naming(scheme):
         options = parse_options(query, DeltaDestination.modes)
-    except DestinationError as error:
-        raise DestinationError(f"{scheme}: {error}") from None
     place = f"{scheme}:{path}"
-    uri = f"{place}?{options.query()}" if options.query() else place
+    uri = options.at(place)
     return DeltaDestination(uri, name, place, path, options, state)
 
 

@@ -20,7 +20,7 @@ from ... import storage
 from ..destination import Commit
 from ..errors import DestinationError, Taken
 from ..statements import DUCKDB, TOKENS, create_tokens
-from ..tables import Held, Load, Refused, TableDestination, held_by, parse_options
+from ..tables import Held, Load, Refused, TableDestination, held_by, naming, parse_options
 from .rows import Rows
 from .session import connected
 from .table import exists, missing, qualified, types_of
@@ -152,10 +152,8 @@ def open_destination(scheme: str, rest: str, name: str, state: str = "") -> Duck
         raise DestinationError(
             f"{scheme}:{said} names no table; write {scheme}:FILE/TABLE ({file} is a folder)"
         )
-    try:
+    with naming(scheme):
         options = parse_options(query, DuckDbDestination.modes)
-    except DestinationError as error:
-        raise DestinationError(f"{scheme}: {error}") from None
     place = f"{scheme}:{file}/{target}"
-    uri = f"{place}?{options.query()}" if options.query() else place
+    uri = options.at(place)
     return DuckDbDestination(uri, name, place, target, options, state, file)

@@ -35,7 +35,7 @@ from pyiceberg.table.snapshots import Snapshot
 from ..deletions import DELETED_SUFFIX, deletions_of
 from ..destination import Commit
 from ..errors import CommitConflict, DestinationError, Taken, Unavailable
-from ..tables import Held, Load, TableDestination, held_by, parse_options
+from ..tables import Held, Load, TableDestination, held_by, naming, parse_options
 from .catalog import check_namespace, opened
 from .changes import Append, Change, Files, Upsert
 from .replace import Replace
@@ -153,12 +153,10 @@ def open_destination(scheme: str, rest: str, name: str, state: str = "") -> Iceb
         raise DestinationError(
             f"{scheme}:{said} names no table; write {scheme}:CATALOG/NAMESPACE.TABLE"
         )
-    try:
+    with naming(scheme):
         options = parse_options(query, IcebergDestination.modes)
-    except DestinationError as error:
-        raise DestinationError(f"{scheme}: {error}") from None
     place = f"{scheme}:{catalog}/{target}"
-    uri = f"{place}?{options.query()}" if options.query() else place
+    uri = options.at(place)
     return IcebergDestination(uri, name, place, target, options, state, catalog)
 
 

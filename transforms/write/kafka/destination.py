@@ -44,7 +44,17 @@ from ..destination import Commit
 from ..errors import DestinationError, Taken, Unavailable
 from ..latest import winners
 from ..refusals import refuse
-from ..tables import Held, Load, Mode, Options, Refused, TableDestination, held_by, parse_options
+from ..tables import (
+    Held,
+    Load,
+    Mode,
+    Options,
+    Refused,
+    TableDestination,
+    held_by,
+    naming,
+    parse_options,
+)
 from .avro import avro_messages, check_schemas
 from .client import CONFIG_VARIABLE, Client
 from .messages import Columns, Limits, Packed, json_messages, pack
@@ -317,12 +327,10 @@ def open_destination(scheme: str, rest: str, name: str, state: str = "") -> Kafk
             f"{scheme}: {target!r} is no topic's name: up to 240 letters, digits, '.', '_' and '-'"
         )
     servers = ",".join(map(_server, servers.split(",")))
-    try:
+    with naming(scheme):
         options = _options(query)
-    except DestinationError as error:
-        raise DestinationError(f"{scheme}: {error}") from None
     place = f"{scheme}://{servers}/{target}"
-    uri = f"{place}?{options.query()}" if options.query() else place
+    uri = options.at(place)
     return KafkaDestination(uri, name, place, target, options, state, servers)
 
 

@@ -26,7 +26,7 @@ from ....schemas.forms.ddl import quoted
 from ..destination import Commit
 from ..errors import DestinationError, Taken
 from ..statements import POSTGRESQL, TOKENS, create_tokens
-from ..tables import Held, Load, Refused, TableDestination, held_by, parse_options
+from ..tables import Held, Load, Refused, TableDestination, held_by, naming, parse_options
 from .rows import Rows
 from .session import Session, connected, refuses_rows
 from .table import LoadedTable, exists, lock, qualified
@@ -245,10 +245,8 @@ def open_destination(scheme: str, rest: str, name: str, state: str = "") -> Post
     target = unquote(parts[1])
     if target.count(".") > 1 or not all(target.split(".")) or "\0" in unquote(path):
         raise DestinationError(_SHAPE)
-    try:
+    with naming(scheme):
         options = parse_options(query, PostgresqlDestination.modes, _OWN)
-    except DestinationError as error:
-        raise DestinationError(f"{scheme}: {error}") from None
     own = {
         key: os.path.abspath(value) if key in _PATHS else value
         for key, value in options.own.items()
@@ -256,7 +254,7 @@ def open_destination(scheme: str, rest: str, name: str, state: str = "") -> Post
     options = replace(options, own=own)
     place = f"{scheme}://{server}/{parts[0]}/{target}"
     base = f"{scheme}:{said}"
-    uri = f"{base}?{options.query()}" if options.query() else base
+    uri = options.at(base)
     return PostgresqlDestination(uri, name, place, target, options, state, server, parts[0])
 
 

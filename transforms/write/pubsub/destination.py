@@ -38,7 +38,7 @@ from ... import storage
 from ..destination import Commit
 from ..errors import DestinationError, Taken
 from ..refusals import refuse
-from ..tables import Held, Load, Mode, Refused, TableDestination, held_by, parse_options
+from ..tables import Held, Load, Mode, Refused, TableDestination, held_by, naming, parse_options
 from .client import Publishing, connected
 from .messages import pack
 
@@ -148,13 +148,11 @@ def open_destination(scheme: str, rest: str, name: str, state: str = "") -> PubS
             f"{scheme}: expected {scheme}://PROJECT/TOPIC, by the ids that Google Cloud allows; "
             "credentials are taken from the environment"
         )
-    try:
+    with naming(scheme):
         options = parse_options(query, PubSubDestination.modes, ("ordering_key",))
-    except DestinationError as error:
-        raise DestinationError(f"{scheme}: {error}") from None
     if options.partition_by:
         raise DestinationError(f"{scheme}: a topic has no partitions: leave out partition_by")
     key = tuple(filter(None, options.own.get("ordering_key", "").split(",")))
     location = f"{scheme}://{project}/{topic}"
-    uri = f"{location}?{options.query()}" if options.query() else location
+    uri = options.at(location)
     return PubSubDestination(uri, name, location, topic, options, state, project, key)
