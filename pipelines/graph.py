@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 
+from ..schemas.aggregates.open_windows import Trigger
 from ..schemas.aggregates.spec import AggregateSpec
 from ..schemas.contract import Contract
 from ..schemas.steps import RecordStep
 from ..transforms import storage
 from ..transforms.aggregate import Aggregate
+from ..transforms.carry import Carry, SourceState
 from ..transforms.dead_letters import Origin
+from ..transforms.intervals.accumulate import Accumulate
+from ..transforms.intervals.commit import CommitInterval, Commits
 from ..transforms.parse import Parse
 from ..transforms.plan import Plan, Token
 from ..transforms.read.json_lines import ReadFromJsonLines
+from ..transforms.read.stamp import StampFiles
 from ..transforms.runs import RunRecord, RunStore
-from ..transforms.write.commit import CommitRun
+from ..transforms.stage_result import StageResult
+from ..transforms.write.commit import CommitRun, refuse_shared
 from ..transforms.write.destination import Output
 from ..transforms.write.files import PRIVATE, SPILL, live_files
 from ..transforms.write.stage import Stage
@@ -27,8 +34,30 @@ from .job import Job
 RECORDS = "records"
 DEAD_LETTERS = "dead_letters"
 DUPLICATES = "duplicates"
+LATE = "late"
+Reads = Callable[[beam.Pipeline, "Run", Origin], tuple[StageResult, Any]]
+"""Puts the reading of a stream into a pipeline: what is read, and how far."""
+
 SHARDS = 4
 """Parts that an aggregate is merged in, where the job does not say."""
+
+
+@dataclass(frozen=True)
+class GoesOn:
+    """How a run goes on from the one before it: what it carries on, and what it reads."""
+
+    commits: Commits
+    carry: Carry
+    read: Reads | None = None
+
+    def trigger(self, spec: AggregateSpec) -> Trigger:
+        """When an aggregate's windows are given."""
+        return next(a.trigger for a in self.commits.aggregates if a.spec.name == spec.name)
+
+    @property
+    def states(self) -> dict[str, SourceState]:
+        """Where partitions stand."""
+        return self.carry.sources
 
 
 @dataclass(frozen=True)
@@ -49,13 +78,20 @@ class Run:
     token: Token
     outputs: tuple[Output, ...]
     ledger: Output
+    goes_on: GoesOn | None = None
 
-    def commit(self) -> CommitRun:
+    def commit(self) -> beam.PTransform:
         """The end of the graph.
 
         Raises:
             DestinationError: two outputs have one name, or one place.
         """
+        refuse_shared([*self.outputs, self.ledger])
+        if self.goes_on:
+            going = self.goes_on
+            return CommitInterval(
+                going.commits, self.plan, self.token, going.carry, close=self.job.close_windows
+            )
         return CommitRun(
             self.store,
             self.token,
@@ -72,23 +108,29 @@ class Run:
     @property
     def keeps_payload(self) -> bool:
         """Whether a record's bytes are needed after it has been parsed: for the dead letters of
-        steps, and of destinations that refuse rows."""
-        return bool(self.steps) or any(
-            output.destination.refuses for output in self.outputs if output.name == RECORDS
+        steps, and of destinations that refuse rows; and for records that are late."""
+        late = self.goes_on is not None and bool(self.aggregates)
+        return (
+            late
+            or bool(self.steps)
+            or any(output.destination.refuses for output in self.outputs if output.name == RECORDS)
         )
 
 
 def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection[RunRecord]:
     """Put the job into a pipeline; gives its run record, once it has been committed."""
     flow = _Flow(run)
-    records = _read(pipeline, run, flow)
+    records = _read_on(pipeline, run, flow) if run.goes_on else _read(pipeline, run, flow)
     if run.job.deduplicate != "no":
         records = _deduplicated(records, run, flow)
     for i, step in enumerate(run.steps):
         records = _stepped(records, step, i, run, flow)
     _write(records, run, flow)
     for spec in run.aggregates:
-        _aggregate(records, spec, run, flow)
+        if run.goes_on:
+            _accumulate(records, spec, run.goes_on, run, flow)
+        else:
+            _aggregate(records, spec, run, flow)
     return tuple(flow.facts) | "Facts" >> beam.Flatten() | "CommitRun" >> run.commit()
 
 
@@ -139,6 +181,25 @@ def _read(pipeline: beam.Pipeline, run: Run, flow: _Flow) -> Any:
     flow.dead("Read", lines.dead_letters)
     flow.dead("Parse", parsed.dead_letters)
     return parsed.records
+
+
+def _read_on(pipeline: beam.Pipeline, run: Run, flow: _Flow) -> Any:
+    """Records that keep the contract, each with its watermark if there are aggregates."""
+    going = run.goes_on
+    assert going is not None
+    if going.read is not None:
+        result, reached = going.read(pipeline, run, flow.origin)
+        flow.facts += [result.tallies, reached]
+        flow.dead("Read", result.dead_letters)
+        return result.records
+    records = _read(pipeline, run, flow)
+    if not run.aggregates or run.contract.event_time is None:
+        return records
+    disorder_us = going.commits.disorder_us
+    stamp = StampFiles(run.contract.event_time, disorder_us, going.states)
+    stamped = records | "StampFiles" >> stamp
+    flow.facts.append(stamped.reached)
+    return stamped.records
 
 
 def _reader(run: Run, payload: bool, origin: Origin) -> beam.PTransform:
@@ -224,3 +285,17 @@ def _aggregate(records: Any, spec: AggregateSpec, run: Run, flow: _Flow) -> None
     flow.facts.append(aggregated.tallies)
     flow.stage(aggregated.visible, f"StageVisible_{spec.name}", spec.name)
     flow.stage(aggregated.states, f"StageStates_{spec.name}", spec.name, part="states")
+
+
+def _accumulate(records: Any, spec: AggregateSpec, going: GoesOn, run: Run, flow: _Flow) -> None:
+    into = Accumulate(
+        spec,
+        going.trigger(spec),
+        shards=going.carry.shards,
+        contribution=str(run.token),
+        origin=flow.origin,
+    )
+    accumulated = records | f"Accumulate_{spec.name}" >> into
+    flow.facts.append(accumulated.facts)
+    flow.stage(accumulated.late, f"StageLate_{spec.name}", LATE)
+    flow.stage(accumulated.states, f"StageStates_{spec.name}", spec.name, part="states")

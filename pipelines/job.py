@@ -40,6 +40,9 @@ class AggregateJob(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     by: list[str] = []
     metrics: dict[str, str]
     output: str
+    allowed_lateness: str | None = None
+    early: bool = False
+    panes: Literal["accumulating", "discarding"] = "accumulating"
 
 
 class StepJob(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -101,6 +104,19 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         Literal["ignore", "keep", "reject"], "fields that the contract does not name"
     ] = "ignore"
     max_record_bytes: Annotated[int, "longer records are dead letters"] = 16 << 20
+    until: Annotated[
+        Literal["", "now"],
+        "now: go on from where the last run of the job stopped, up to what is there now; windows "
+        "that are not over stay open for the next run",
+    ] = ""
+    disorder: Annotated[
+        str, "with until: by how much a record may come after a later one, as 30s, and be on time"
+    ] = "1m"
+    late: Annotated[
+        str | None,
+        "with until: where records go that are late for an aggregate, as jsonl:DIR",
+    ] = None
+    close_windows: Annotated[bool, "with until: give all windows that are open as they are"] = False
     run_id: Annotated[str | None, "name of the run; else made from what the run will do"] = None
     reprocess: Annotated[bool, "read input that another run has committed already"] = False
     allow_no_input: Annotated[bool, "a pattern that matches no file is no error"] = False
@@ -124,7 +140,7 @@ KEYS: dict[str, Any] = get_type_hints(Job, include_extras=True)
 REQUIRED = tuple(f.name for f in msgspec.structs.fields(Job) if f.required)
 
 _PATHS = {"contract", "input", "state"}
-_URIS = {"output", "dead_letters", "duplicates", "ledger"}
+_URIS = {"output", "dead_letters", "duplicates", "late", "ledger"}
 _LOCAL = {"parquet", "jsonl", "csv", "avro", "duckdb", "delta"}
 """Schemes of destinations whose URI holds a path."""
 _YAML = {"aggregates", "steps", "csv"}
@@ -205,7 +221,7 @@ def _placed(key: str, value: Any, base: str) -> Any:
     """The value with its relative paths made relative to the working directory."""
     if key == "input" and isinstance(value, str):
         value = [value]
-    if key in ("output", "duplicates", "state") and value == "":
+    if key in ("output", "duplicates", "late", "state") and value == "":
         return None
     if not base:
         return value
@@ -247,12 +263,13 @@ def _checked(values: dict[str, Any], places: Places) -> Job:
             raise places.error((key,), f"expected at least 1, got {given}")
     if not job.input:
         raise places.error(("input",), "is empty: name at least one file or pattern")
+    _check_going_on(job, places)
     names: set[str] = set()
     for i, aggregate in enumerate(job.aggregates):
         at = ("aggregates", i, "name")
         if aggregate.name in names:
             raise places.error(at, f"two aggregates are named {aggregate.name!r}")
-        if aggregate.name in ("records", "dead_letters", "duplicates", "ledger"):
+        if aggregate.name in ("records", "dead_letters", "duplicates", "late", "ledger"):
             raise places.error(at, f"the name {aggregate.name!r} is taken; choose another")
         names.add(aggregate.name)
     for i, step in enumerate(job.steps):
@@ -261,6 +278,19 @@ def _checked(values: dict[str, Any], places: Places) -> Job:
         if step.sql is not None and (step.adds or step.over != "batch"):
             raise places.error(("steps", i), "over and adds belong to python steps")
     return job
+
+
+def _check_going_on(job: Job, places: Places) -> None:
+    if not job.until:
+        for key in ("late", "close_windows"):
+            if getattr(job, key):
+                raise places.error((key,), "is for jobs that go on: say until: now")
+        return
+    if job.run_id:
+        raise places.error(("run_id",), "runs that go on are numbered: leave it out")
+    if job.aggregates and not job.late:
+        said = "late is not given: records may come too late for an aggregate; say where they go, "
+        raise places.error_of_all(said + "as late: jsonl:DIR")
 
 
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*?)`")

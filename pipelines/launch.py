@@ -22,22 +22,28 @@ from ..transforms.plan import InputFile, PlanError
 from ..transforms.storage import StorageError
 from . import exit_codes, logs, progress, runners
 from .arguments import job_flags
-from .job import KEYS, Job, JobError, load_job
+from .job import KEYS, Job, JobError, Places, load_job
 from .logs import ERROR, WARNING, say
 from .prepare import (
     input_format,
     job_aggregates,
     job_contract,
+    job_disorder,
     job_inputs,
     job_steps,
+    job_triggers,
     prepare,
 )
 
 if TYPE_CHECKING:
     import argparse
 
+    from ..schemas.aggregates.open_windows import Trigger
+    from ..schemas.aggregates.spec import AggregateSpec
+    from ..schemas.contract import Contract
     from ..transforms.runs import RunRecord
     from .graph import Run
+    from .steps import Steps
 
 _HELP_FROM_BYTES = 32 << 20
 """Input below this is decoded sooner than helpers have started."""
@@ -83,17 +89,40 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
         aggregates = tuple(job_aggregates(job, steps.contract, places))
         if beam_flags:
             runners.refuse_unknown(flags, job_flag_names())
+        triggers = job_triggers(job, aggregates, places)
+        if job.until:
+            return _run_on(job, contract, steps, aggregates, triggers, inputs, places, flags)
         run = prepare(job, contract, steps, aggregates, inputs, places)
         return _run(run, flags, started)
     except PlanError as error:
         raise JobError(str(error)) from None
     except StorageError as error:
-        return _fail(str(error))
+        return fail(str(error))
     finally:
         if count:
             from ..transforms.decoding import detach_helpers
 
             detach_helpers()
+
+
+def _run_on(
+    job: Job,
+    contract: Contract,
+    steps: Steps,
+    aggregates: tuple[AggregateSpec, ...],
+    triggers: dict[str, Trigger],
+    inputs: tuple[InputFile, ...],
+    places: Places,
+    flags: list[str],
+) -> int:
+    from .incremental import ArrivingFiles, run_on
+
+    disorder_us = job_disorder(job, places)
+    run = prepare(job, contract, steps, aggregates, (), places, triggers)
+    from ..transforms.intervals.windows import OpenAggregate
+
+    going = tuple(OpenAggregate(spec, triggers[spec.name]) for spec in aggregates)
+    return run_on(run, going, disorder_us, ArrivingFiles(inputs, places), places, flags)
 
 
 @contextmanager
@@ -151,7 +180,7 @@ def _run(run: Run, flags: list[str], started: float) -> int:
                 if decision.forgotten:
                     _refuse_forgotten(run, decision.record)
                 say(f"run {decision.token.run_id} holds another plan, which this one replaces")
-            return _execute(run, flags, started)
+            return execute(run, flags, started)
     except (AlreadyCommitted, Locked) as error:
         say(str(error), ERROR)
         return exit_codes.REFUSED
@@ -159,7 +188,7 @@ def _run(run: Run, flags: list[str], started: float) -> int:
         say(str(error), ERROR)
         return exit_codes.UNBALANCED
     except (CommitConflict, DestinationError, LockLost, Unavailable) as error:
-        return _fail(str(error))
+        return fail(str(error))
 
 
 def _refuse_forgotten(run: Run, record: RunRecord | None) -> None:
@@ -182,7 +211,8 @@ def _refuse_forgotten(run: Run, record: RunRecord | None) -> None:
             )
 
 
-def _execute(run: Run, flags: list[str], started: float) -> int:
+def execute(run: Run, flags: list[str], started: float) -> int:
+    """Run a planned job's pipeline, and report; gives the exit code."""
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -202,7 +232,7 @@ def _execute(run: Run, flags: list[str], started: float) -> int:
             _clear_spill(run)
     record = run.store.record(run.token)
     if record is None or record.status != "committed":
-        return _fail(record.error if record else f"the runner ended the job as {state}")
+        return fail(record.error if record else f"the runner ended the job as {state}")
     return _report(run, record, started)
 
 
@@ -232,7 +262,7 @@ def _explain_failure(run: Run, error: Exception, started: float) -> int:
         raise error
     if run.store.prepared(run.token):
         message += "; some of it may be visible, and the same command completes it"
-    return _fail(message)
+    return fail(message)
 
 
 def _report(run: Run, record: RunRecord, started: float | None = None) -> int:
@@ -255,6 +285,7 @@ def _report(run: Run, record: RunRecord, started: float | None = None) -> int:
     return exit_codes.INCOMPLETE
 
 
-def _fail(message: str) -> int:
+def fail(message: str) -> int:
+    """Say that the run failed; gives the exit code."""
     say(f"the run failed: {message}", ERROR)
     return exit_codes.FAILED

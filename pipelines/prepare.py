@@ -7,9 +7,10 @@ what needs no Beam (the contract, the input files) and the rest.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,9 +19,12 @@ from ..transforms import storage
 from ..transforms.plan import InputFile, Plan, PlanError
 from ..transforms.storage import StorageError
 from . import runners
-from .job import Format, Job, JobError, Places
+from .job import AggregateJob, Format, Job, JobError, Places
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ..schemas.aggregates.open_windows import Trigger
     from ..schemas.aggregates.spec import AggregateSpec
     from ..schemas.table import Table
     from ..transforms.receipts import Part
@@ -116,6 +120,47 @@ def job_aggregates(job: Job, contract: Contract, places: Places) -> list[Aggrega
     return specs
 
 
+def job_triggers(
+    job: Job, aggregates: Sequence[AggregateSpec], places: Places
+) -> dict[str, Trigger]:
+    """When each aggregate's windows are given, in a job that goes on.
+
+    Raises:
+        JobError: that cannot be had.
+    """
+    from ..schemas.aggregates.functions import AggregateError
+    from ..schemas.aggregates.open_windows import trigger
+
+    found = {}
+    for i, (aggregate, spec) in enumerate(zip(job.aggregates, aggregates, strict=True)):
+        asked = (aggregate.allowed_lateness, aggregate.early, aggregate.panes == "discarding")
+        if not job.until and any(asked):
+            said = "allowed_lateness, early and panes are for jobs that go on: say until: now"
+            raise places.error(("aggregates", i), said)
+        try:
+            found[spec.name] = trigger(spec, *asked)
+        except AggregateError as error:
+            raise places.error(("aggregates", i), str(error)) from None
+    return found
+
+
+def job_disorder(job: Job, places: Places) -> int:
+    """Microseconds by which a record may come after a later one.
+
+    Raises:
+        JobError: it is no duration.
+    """
+    from ..schemas.aggregates.functions import AggregateError
+    from ..schemas.aggregates.windows import parse_duration
+
+    if job.disorder in ("0", "0s"):
+        return 0
+    try:
+        return parse_duration(job.disorder, "disorder")
+    except AggregateError as error:
+        raise places.error(("disorder",), str(error).removeprefix("disorder: ")) from None
+
+
 def job_inputs(job: Job, places: Places) -> list[InputFile]:
     """The files that a job reads.
 
@@ -139,6 +184,7 @@ def prepare(
     aggregates: tuple[AggregateSpec, ...],
     inputs: tuple[InputFile, ...],
     places: Places,
+    triggers: Mapping[str, Trigger] | None = None,
 ) -> Run:
     """The run, with everything that it writes looked at before its plan is written.
 
@@ -152,8 +198,10 @@ def prepare(
 
     _check_csv_header(job, contract, places)
     outputs, ledger, store = job_outputs(job, places)
+    results = {spec.name: _results(spec, triggers) for spec in aggregates}
     outputs = [
-        replace(output, tables=_tables(output, contract, steps, aggregates)) for output in outputs
+        replace(output, tables=_tables(output, contract, steps, aggregates, results))
+        for output in outputs
     ]
     plan = _plan(job, contract, inputs, outputs)
     try:
@@ -179,7 +227,7 @@ def prepare(
         run.commit()
     except DestinationError as error:
         raise places.error_of_all(str(error)) from None
-    _check_outputs(run, steps, places)
+    _check_outputs(run, steps, results, places)
     if job.deduplicate == "committed":
         _check_committed_keys(run, steps, places)
     return run
@@ -225,32 +273,46 @@ def _tables(
     contract: Contract,
     steps: Steps,
     aggregates: tuple[AggregateSpec, ...],
+    results: Mapping[str, pa.Schema],
 ) -> dict[Part, Table]:
     """The tables of an output: one, and of an aggregate that of its states too."""
     from ..schemas import dead_letters
-    from ..schemas.aggregates.states import state_schema, visible_schema
+    from ..schemas.aggregates.open_windows import REVISION
+    from ..schemas.aggregates.states import state_schema
     from ..schemas.table import table_of_contract, table_of_schema
     from ..transforms.write.tables import TableDestination
-    from .graph import DEAD_LETTERS, DUPLICATES, RECORDS
+    from .graph import DEAD_LETTERS, DUPLICATES, LATE, RECORDS
 
     if not isinstance(output.destination, TableDestination):
         return {}
     if output.name == DEAD_LETTERS:
         return {"data": table_of_schema(dead_letters.SCHEMA, ("id",))}
+    if output.name == LATE:  # a record may be late for several aggregates
+        return {"data": table_of_schema(dead_letters.SCHEMA)}
     if output.name == DUPLICATES:
         return {"data": table_of_contract(contract)}
     if output.name == RECORDS:
         return {"data": steps.table}
     (spec,) = [spec for spec in aggregates if spec.name == output.name]
-    visible = visible_schema(spec)
+    visible = results[spec.name]
     key = (*visible.names[:2], *(key.name for key in spec.keys))
+    newer = REVISION if REVISION in visible.names else None
     return {
         "states": table_of_schema(state_schema(spec)),
-        "data": table_of_schema(visible, key),
+        "data": table_of_schema(visible, key, newer),
     }
 
 
-def _check_outputs(run: Run, steps: Steps, places: Places) -> None:
+def _results(spec: AggregateSpec, triggers: Mapping[str, Trigger] | None) -> pa.Schema:
+    """The columns of an aggregate's results."""
+    from ..schemas.aggregates.open_windows import Trigger, given_schema
+
+    return given_schema(spec, triggers[spec.name] if triggers else Trigger())
+
+
+def _check_outputs(
+    run: Run, steps: Steps, results: Mapping[str, pa.Schema], places: Places
+) -> None:
     """Have every destination look at the columns that it will get.
 
     Raises:
@@ -259,22 +321,22 @@ def _check_outputs(run: Run, steps: Steps, places: Places) -> None:
     import pyarrow as pa
 
     from ..schemas import dead_letters
-    from ..schemas.aggregates.states import visible_schema
-    from ..schemas.arrow import IDENTITY, batch_schema
+    from ..schemas.arrow import HIDDEN, batch_schema
     from ..transforms import ledger
     from ..transforms.write.attempts import Attempts
     from ..transforms.write.destination import DestinationError, Unavailable
-    from .graph import DEAD_LETTERS, DUPLICATES, RECORDS
+    from .graph import DEAD_LETTERS, DUPLICATES, LATE, RECORDS
 
-    fields = [field for field in steps.schema if field.name not in IDENTITY]
+    fields = [field for field in steps.schema if field.name not in HIDDEN]
     schemas: dict[str, tuple[pa.Schema, tuple[str | int, ...]]] = {
         RECORDS: (pa.schema(fields), ("output",)),
         DUPLICATES: (batch_schema(run.contract), ("duplicates",)),
         DEAD_LETTERS: (dead_letters.SCHEMA, ("dead_letters",)),
+        LATE: (dead_letters.SCHEMA, ("late",)),
         run.ledger.name: (ledger.SCHEMA, ("ledger",)),
     }
     for i, spec in enumerate(run.aggregates):
-        schemas[spec.name] = (visible_schema(spec), ("aggregates", i, "output"))
+        schemas[spec.name] = (results[spec.name], ("aggregates", i, "output"))
     attempts = Attempts(run.job.retry_seconds)
     for output in (*run.outputs, run.ledger):
         schema, place = schemas[output.name]
@@ -299,7 +361,7 @@ def job_outputs(job: Job, places: Places) -> tuple[list[Output], Output, RunStor
     from ..transforms.write.commit import LEDGER
     from ..transforms.write.destination import DestinationError, Output
     from ..transforms.write.tables import TableDestination
-    from .graph import DEAD_LETTERS, DUPLICATES, RECORDS
+    from .graph import DEAD_LETTERS, DUPLICATES, LATE, RECORDS
 
     def output(name: str, uri: str, kind: OutputKind, *steps: str | int) -> Output:
         try:
@@ -325,8 +387,15 @@ def job_outputs(job: Job, places: Places) -> tuple[list[Output], Output, RunStor
         found.append(output(a.name, a.output, "aggregates", "aggregates", i, "output"))
         to = found[-1].destination
         if isinstance(to, TableDestination) and to.options.mode == "upsert":
-            said = "mode=upsert would put a run's own results in place of those of other runs for "
-            raise places.error(("aggregates", i, "output"), said + "the same window; say append")
+            if not job.until:
+                said = "mode=upsert would put a run's own results in place of those of other runs "
+                said += "for the same window; say append, or until: now"
+                raise places.error(("aggregates", i, "output"), said)
+            if a.panes == "discarding":
+                said = "mode=upsert would put a part of a window in place of the whole"
+                raise places.error(("aggregates", i, "panes"), f"{said}; say accumulating")
+    if job.late:
+        found.append(output(LATE, job.late, "side", "late"))
     found.append(output(DEAD_LETTERS, job.dead_letters, "dead_letters", "dead_letters"))
     return found, ledger, RunStore(state)
 
@@ -345,6 +414,7 @@ def _plan(
             "by": a.by,
             "metrics": a.metrics,
             "output": uris[a.name],
+            **_repeated(a),
         }
         for a in job.aggregates
     ]
@@ -369,9 +439,15 @@ def _plan(
 
 def _widening(job: Job, uris: dict[str, str]) -> dict[str, str]:
     """Settings of what a job need not have: those it has not leave its plan's digest alone."""
-    from .graph import DUPLICATES
+    from .graph import DUPLICATES, LATE
 
     settings = {}
+    if job.until:
+        settings |= {"until": job.until, "disorder": job.disorder}
+    if job.close_windows:
+        settings["close_windows"] = "true"
+    if LATE in uris:
+        settings["late"] = uris[LATE]
     if job.deduplicate != "no":
         settings["deduplicate"] = job.deduplicate
     if DUPLICATES in uris:
@@ -381,3 +457,10 @@ def _widening(job: Job, uris: dict[str, str]) -> dict[str, str]:
     if job.format == "csv":
         settings["csv"] = msgspec.json.encode(job.csv).decode()
     return settings
+
+
+def _repeated(aggregate: AggregateJob) -> dict[str, Any]:
+    """What a plan says of when an aggregate's windows are given, if that is out of the ordinary."""
+    said = {"allowed_lateness": aggregate.allowed_lateness, "early": aggregate.early}
+    said["panes"] = aggregate.panes if aggregate.panes != "accumulating" else ""
+    return {key: value for key, value in said.items() if value}

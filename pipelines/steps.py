@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from ..schemas.arrow import IDENTITY, UNKNOWN, arrow_type, batch_schema, field_of_arrow
+from ..schemas.arrow import HIDDEN, UNKNOWN, arrow_type, batch_schema, field_of_arrow
 from ..schemas.contract import Contract, Field
 from ..schemas.table import Table, table_of_contract
 from .job import Job, Places
@@ -42,7 +42,11 @@ def open_steps(job: Job, contract: Contract, places: Places) -> Steps:
     Raises:
         JobError: a step cannot work; the message names it.
     """
-    schema = batch_schema(contract, keep_unknown=job.unknown_fields == "keep")
+    schema = batch_schema(
+        contract,
+        keep_unknown=job.unknown_fields == "keep",
+        watermark=bool(job.until and job.aggregates),
+    )
     steps: list[RecordStep] = []
     for i in range(len(job.steps)):
         steps.append(_open(job, i, schema, places))
@@ -78,7 +82,7 @@ def _of(schema: pa.Schema, contract: Contract) -> Contract:
     before = {field.name: field for field in contract.fields}
     fields = []
     for column in schema:
-        if column.name in IDENTITY:
+        if column.name in HIDDEN:
             continue
         field = before.get(column.name)
         if field is None or arrow_type(field) != column.type:

@@ -14,6 +14,10 @@ POSITION = "_position"
 PAYLOAD = "_payload"
 """The record's exact bytes, without its line end."""
 IDENTITY = (SOURCE, POSITION, PAYLOAD)
+WATERMARK = "_watermark"
+"""How far event time had come where a record was read, before it: what lateness is judged by."""
+HIDDEN = (*IDENTITY, WATERMARK)
+"""Columns that travel beside a record's own."""
 UNKNOWN = "_unknown"
 """With ``unknown_fields: keep``, what the contract does not name: a JSON object from path to value,
 or null."""
@@ -23,6 +27,8 @@ IDENTITY_FIELDS = (
     pa.field(POSITION, pa.int64()),
     pa.field(PAYLOAD, pa.binary()),
 )
+
+WATERMARK_FIELD = pa.field(WATERMARK, pa.timestamp("us", "UTC"))
 
 PAYLOADS = pa.schema(IDENTITY_FIELDS)
 """Raw records, as sources give them and Parse takes them."""
@@ -100,6 +106,9 @@ def record_schema(contract: Contract, *, keep_unknown: bool = False) -> pa.Schem
     return pa.schema(fields)
 
 
-def batch_schema(contract: Contract, *, keep_unknown: bool = False) -> pa.Schema:
-    """The columns of a parsed batch: the record's, then its identity."""
-    return pa.schema([*record_schema(contract, keep_unknown=keep_unknown), *IDENTITY_FIELDS])
+def batch_schema(
+    contract: Contract, *, keep_unknown: bool = False, watermark: bool = False
+) -> pa.Schema:
+    """The columns of a parsed batch: the record's, then its identity, then its watermark."""
+    hidden = (*IDENTITY_FIELDS, WATERMARK_FIELD) if watermark else IDENTITY_FIELDS
+    return pa.schema([*record_schema(contract, keep_unknown=keep_unknown), *hidden])

@@ -6,7 +6,7 @@ never renamed or given another meaning.
 
 from enum import StrEnum
 
-VERSION = 3
+VERSION = 4
 
 
 class Code(StrEnum):
@@ -50,3 +50,6 @@ class Code(StrEnum):
     """A step of the job failed on this record; the message names the exception."""
     DESTINATION = "DESTINATION"
     """The destination refused the row; the message is its own, without the row's values."""
+    LATE = "LATE"
+    """On time for no window of an aggregate any more: the row of ``late`` names the aggregate. The
+    record itself is fine, and is in the output of records."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from .arrow import IDENTITY, field_of_arrow
+from .arrow import HIDDEN, field_of_arrow
 
 T = TypeVar("T")
 
@@ -96,7 +96,7 @@ def attempt_of(
     Args:
         schema: the step's, of whose columns the parts have those that are no identity.
     """
-    columns = pa.schema([field for field in schema if field.name not in IDENTITY])
+    columns = pa.schema([field for field in schema if field.name not in HIDDEN])
     records = pa.Table.from_batches([part.records for part in parts], columns).combine_chunks()
     rows = np.concatenate([np.empty(0, np.int64), *(part.rows for part in parts)])
     wrong = wrong_values(records)
@@ -104,7 +104,7 @@ def attempt_of(
     if wrong:
         left = np.delete(np.arange(len(rows)), [row for row, _ in wrong])
         records, rows = records.take(pa.array(left)), rows[left]
-    identity = batch.select([name for name in batch.schema.names if name in IDENTITY])
+    identity = batch.select([name for name in batch.schema.names if name in HIDDEN])
     if len(rows) < batch.num_rows:
         identity = identity.take(pa.array(rows))
     arrays = [*map(one_array, records.columns), *identity.columns]

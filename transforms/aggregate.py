@@ -75,7 +75,7 @@ class Aggregate(beam.PTransform):
         super().__init__()
         if shards < 1:
             raise ValueError(f"shards: expected at least 1, got {shards}")
-        self._partial = _PartialStates(spec, shards, contribution, max_state_bytes)
+        self._partial = PartialStates(spec, shards, contribution, max_state_bytes)
         self._merge = _MergeStates(spec, max_state_bytes)
 
     def expand(self, records: beam.PCollection[pa.RecordBatch]) -> AggregateResult:
@@ -96,7 +96,7 @@ class Aggregate(beam.PTransform):
         return AggregateResult(merged.states, merged[VISIBLE], entered[TALLIES])
 
 
-class _Gathering:
+class Gathering:
     """Tables of states, merged whenever they have become many bytes."""
 
     def __init__(self, spec: AggregateSpec, max_bytes: int) -> None:
@@ -108,6 +108,13 @@ class _Gathering:
     def add(self, table: pa.Table) -> None:
         self.tables.append(table)
         self._bytes += table.nbytes
+
+    def add_all(self, batches: Iterable[pa.RecordBatch]) -> None:
+        """Take in all there is, of which nothing can be let go."""
+        for batch in batches:
+            self.add(pa.Table.from_batches([batch]))
+            if self.full and not self.compact():
+                self.grow()  # room that grows keeps the number of merges small
 
     @property
     def full(self) -> bool:
@@ -144,7 +151,7 @@ class _Gathering:
         self._bytes = sum(table.nbytes for table in self.tables)
 
 
-class _PartialStates(beam.DoFn):
+class PartialStates(beam.DoFn):
     """Batches to (shard, batch of open states), and the tallies of what came in."""
 
     def __init__(
@@ -156,7 +163,7 @@ class _PartialStates(beam.DoFn):
         self._max_state_bytes = max_state_bytes
 
     def start_bundle(self) -> None:
-        self._gathering = _Gathering(self._spec, self._max_state_bytes)
+        self._gathering = Gathering(self._spec, self._max_state_bytes)
         self._sources: Counter[str] = Counter()
 
     def process(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -168,12 +175,16 @@ class _PartialStates(beam.DoFn):
             yield from self._flush()
 
     def finish_bundle(self) -> Iterator[Any]:
-        self._gathering.compact_if_worthwhile()
-        for element in self._flush():
+        for element in self._rest():
             yield GlobalWindows.windowed_value(element)
         for source, rows in self._sources.items():
             tally = Tally(source, "written", rows, self._spec.name)
             yield TaggedOutput(TALLIES, GlobalWindows.windowed_value(tally))
+
+    def _rest(self) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """What has been gathered and has not left yet."""
+        self._gathering.compact_if_worthwhile()
+        return self._flush()
 
     def _flush(self) -> Iterator[tuple[int, pa.RecordBatch]]:
         tables = self._gathering.take()
@@ -187,7 +198,7 @@ class _PartialStates(beam.DoFn):
             ends = np.cumsum(np.bincount(shards, minlength=self._shards)).tolist()
         step = max(1, min(BATCH_ROWS, len(table) * BATCH_BYTES // max(1, table.nbytes)))
         for shard, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            for batch in _batches(table.slice(start, end - start), step):
+            for batch in batches_of(table.slice(start, end - start), step):
                 yield shard, batch
 
 
@@ -199,20 +210,17 @@ class _MergeStates(beam.DoFn):
         self._max_state_bytes = max_state_bytes
 
     def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[Any]:
-        gathering = _Gathering(self._spec, self._max_state_bytes)
-        for batch in element[1]:
-            gathering.add(pa.Table.from_batches([batch]))
-            if gathering.full and not gathering.compact():
-                # Here nothing can be let go. Room that grows keeps the number of merges small.
-                gathering.grow()
+        gathering = Gathering(self._spec, self._max_state_bytes)
+        gathering.add_all(element[1])
         states = merge_states(gathering.tables, self._spec)
         results = finalise(states, self._spec, merged=True)
-        yield from _batches(states, BATCH_ROWS)
-        for batch in _batches(results, BATCH_ROWS):
+        yield from batches_of(states)
+        for batch in batches_of(results):
             yield TaggedOutput(VISIBLE, batch)
 
 
-def _batches(table: pa.Table, rows: int) -> list[pa.RecordBatch]:
+def batches_of(table: pa.Table, rows: int = BATCH_ROWS) -> list[pa.RecordBatch]:
+    """A table as batches of so many rows at most."""
     return table.combine_chunks().to_batches(max_chunksize=rows)
 
 

@@ -112,7 +112,10 @@ def build(
         unowned = receipt.rows - sum(receipt.sources.values())
         if unowned:
             counts[output, "", outcome] += unowned
-    sources = sorted({source for _, source, _ in counts})
+    # A source that only an aggregate's open windows know of is no other output's.
+    sources: dict[str, set[str]] = {}
+    for output, source, _ in counts:
+        sources.setdefault(output, set()).add(source)
 
     def row(source: str, output: str) -> LedgerRow:
         values: dict[str, Any] = {
@@ -121,7 +124,11 @@ def build(
         }
         return LedgerRow(run_id=run_id, source=source, output=output, **values)
 
-    return [row(source, output.name) for output in ours for source in sources]
+    return [
+        row(source, output.name)
+        for output in ours
+        for source in sorted(sources.get("", set()) | sources.get(output.name, set()))
+    ]
 
 
 def with_refused(

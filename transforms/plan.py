@@ -34,6 +34,17 @@ class InputFile(msgspec.Struct, frozen=True, order=True):
     version: str
 
 
+class Interval(msgspec.Struct, frozen=True, order=True):
+    """Records of one partition of a stream: from position ``start`` up to, not including, ``end``.
+
+    ``source`` is what its records have in ``_source``.
+    """
+
+    source: str
+    start: int
+    end: int
+
+
 class Token(NamedTuple):
     """What a destination stores with a commit: the run, and the plan that the run carries out."""
 
@@ -59,6 +70,9 @@ class Token(NamedTuple):
 class Plan(msgspec.Struct, frozen=True, dict=True):
     """What a run will do. ``settings`` are those options that decide what comes out.
 
+    ``inputs`` are files, ``intervals`` parts of streams. ``after`` is the token of the run that
+    this one goes on from, where a job does so.
+
     Raises:
         PlanError: the same source is named twice.
     """
@@ -70,20 +84,27 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     inputs: tuple[InputFile, ...] = ()
     settings: dict[str, str] = {}
     format: str = FORMAT
+    intervals: tuple[Interval, ...] = ()
+    after: str = ""
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
             raise PlanError(f"not a plan that this version reads: {self.format!r}, not {FORMAT!r}")
         seen: set[str] = set()
-        for file in self.inputs:
-            if file.source in seen:
-                raise PlanError(f"the plan reads {file.source} twice")
-            seen.add(file.source)
+        for source in (part.source for part in (*self.inputs, *self.intervals)):
+            if source in seen:
+                raise PlanError(f"the plan reads {source} twice")
+            seen.add(source)
 
     def to_json(self) -> bytes:
         """The canonical form: keys and inputs in order, so that equal plans have equal bytes."""
-        ordered = msgspec.structs.replace(self, inputs=tuple(sorted(self.inputs)))
-        return msgspec.json.encode(ordered, order="sorted")
+        inputs, intervals = tuple(sorted(self.inputs)), tuple(sorted(self.intervals))
+        ordered = msgspec.structs.replace(self, inputs=inputs, intervals=intervals)
+        said = msgspec.to_builtins(ordered)
+        for later in ("intervals", "after"):  # plans without them have the bytes that they ever had
+            if not said[later]:
+                del said[later]
+        return msgspec.json.encode(said, order="sorted")
 
     @classmethod
     def from_json(cls, data: bytes) -> Plan:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
-from ..schemas.arrow import IDENTITY, arrow_type
+from ..schemas.arrow import HIDDEN, arrow_type
 from ..schemas.contract import Field
 from ..schemas.problems import did_you_mean, list_names
 from ..schemas.steps import (
@@ -66,7 +66,7 @@ class PythonStep:
         adds: Mapping[str, str] | None = None,
     ) -> None:
         self._arguments = target, schema, over, adds
-        self._columns = [name for name in schema.names if name not in IDENTITY]
+        self._columns = [name for name in schema.names if name not in HIDDEN]
         records = pa.schema([schema.field(name) for name in self._columns])
         if over == "row":
             self._calls: _Calls = _OverRows(target, records, adds or {})
@@ -76,7 +76,7 @@ class PythonStep:
             self._calls = _OverBatches(target, records)
         else:
             raise StepError(f"{target}: over is {over!r}, expected {list_names(get_args(Over))}")
-        identity = [field for field in schema if field.name in IDENTITY]
+        identity = [field for field in schema if field.name in HIDDEN]
         self.schema = pa.schema([*self._calls.result, *identity])
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ..schemas.arrow import IDENTITY, PAYLOADS
+from ..schemas.arrow import HIDDEN, PAYLOADS
 
 
 class ToPayloads(beam.PTransform):
@@ -117,5 +117,5 @@ class ToRows(beam.PTransform):
 
 def _rows(batch: pa.RecordBatch, identity: bool) -> list[dict[str, Any]]:
     if not identity:
-        batch = batch.select([n for n in batch.schema.names if n not in IDENTITY])
+        batch = batch.select([n for n in batch.schema.names if n not in HIDDEN])
     return batch.to_pylist()

@@ -22,6 +22,7 @@ import msgspec
 
 from ..schemas.table import Table
 from . import storage
+from .carry import Carry
 from .dead_letters import Origin
 from .ledger import LedgerRow
 from .lock import RunLock
@@ -49,7 +50,10 @@ class PreparedOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run will commit, decided once: the outputs, in this order, and the ledger."""
+    """What a run will commit, decided once: the outputs, in this order, and the ledger.
+
+    ``carry`` is what it leaves to the next run, where a job goes on from one to the next.
+    """
 
     format: str = PREPARED_FORMAT
     token: str
@@ -57,6 +61,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     ledger_uri: str
     ledger: tuple[LedgerRow, ...]
     unreadable: tuple[str, ...] = ()
+    carry: Carry | None = None
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,9 @@ TALLIES = "tallies"
 DEAD_LETTERS = "dead_letters"
 """Tag of the output that carries dead letters, the same at every stage."""
 
-Outcome = Literal["read", "written", "dead", "duplicate", "filtered", "late"]
+Outcome = Literal[
+    "read", "written", "dead", "duplicate", "filtered", "late", "open_before", "open_after"
+]
 
 
 class Tally(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..arrow import IDENTITY, arrow_type
+from ..arrow import HIDDEN, arrow_type
 from ..contract import Contract, Field
 from ..problems import list_names
 from .functions import AggregateError, Function
@@ -174,7 +174,7 @@ def _refuse_clashes(spec: AggregateSpec) -> None:
     """Names that meet in the visible table or in the states; SQL tells no case apart."""
     visible: dict[str, str] = dict.fromkeys((WINDOW_START, WINDOW_END), "is taken")
     taken = dict(visible)
-    taken.update(dict.fromkeys((SLICE_START, CONTRIBUTION, ROWS, *IDENTITY), "is taken"))
+    taken.update(dict.fromkeys((SLICE_START, CONTRIBUTION, ROWS, *HIDDEN), "is taken"))
     if isinstance(spec.window, Session):
         taken[SESSION_END] = "is taken"
     for key in spec.keys:

@@ -60,6 +60,17 @@ class Window:
         """The ends of the windows that begin at ``starts``."""
         raise NotImplementedError
 
+    def first_closed(self, slices: np.ndarray) -> np.ndarray:
+        """The watermark at which the first window of each slice is closed.
+
+        From then on a record in the slice is late: some result has been given without it.
+        """
+        return self.ends(slices)
+
+    def last_closed(self, slices: np.ndarray) -> np.ndarray:
+        """The watermark at which the last window of each slice is closed."""
+        return self.ends(slices)
+
 
 @dataclass(frozen=True, slots=True)
 class Fixed(Window):
@@ -128,6 +139,13 @@ class Sliding(Window):
     def ends(self, starts: np.ndarray) -> np.ndarray:
         return starts + self.size_us
 
+    def first_closed(self, slices: np.ndarray) -> np.ndarray:
+        # The first window that begins after (slice - size): all later ones hold the slice too.
+        return ((slices - self.size_us) // self.every_us + 1) * self.every_us + self.size_us
+
+    def last_closed(self, slices: np.ndarray) -> np.ndarray:
+        return slices // self.every_us * self.every_us + self.size_us
+
 
 @dataclass(frozen=True, slots=True)
 class Session(Window):
@@ -154,6 +172,10 @@ class Session(Window):
     def ends(self, starts: np.ndarray) -> np.ndarray:
         """The ends of sessions of one record each."""
         return starts + self.gap_us
+
+    def first_closed(self, slices: np.ndarray) -> np.ndarray:
+        # Behind the watermark by anything, a record may join a session that has been closed.
+        return slices + 1
 
 
 @dataclass(frozen=True, slots=True)

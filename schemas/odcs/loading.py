@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..arrow import IDENTITY, UNKNOWN
+from ..arrow import HIDDEN, UNKNOWN
 from ..contract import Contract, ContractError, Field, digest_of
 from ..documents import read_document
 from ..problems import Place, did_you_mean, list_names, say
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         SchemaProperty,
     )
 
-_RESERVED = (*IDENTITY, UNKNOWN)
+_RESERVED = (*HIDDEN, UNKNOWN)
 _UNFIT = re.compile(r'["\\\x00-\x1f]')  # what JSON would have to escape in a key
 
 

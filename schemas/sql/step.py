@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
-from ..arrow import IDENTITY
+from ..arrow import HIDDEN
 from ..steps import Attempt, Failure, Part, attempt_of, in_pieces, one_array, plain_type
 from .failures import FAILING, failure_query
 from .refusals import parse_statement
@@ -62,7 +62,7 @@ class SqlStep:
         _check_names(bound.columns, records.names)
         self._query = _numbered(self._connection, self._statement, bound, records)
         self._result = _plain_schema(self._execute(records.empty_table()).schema)
-        self.schema = pa.schema([*self._result, *(f for f in schema if f.name in IDENTITY)])
+        self.schema = pa.schema([*self._result, *(f for f in schema if f.name in HIDDEN)])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SqlStep, self._arguments
@@ -204,7 +204,7 @@ def _record_columns(schema: pa.Schema) -> pa.Schema:
     Raises:
         SqlError: DuckDB cannot hold one of them.
     """
-    columns = pa.schema([f for f in schema if f.name not in IDENTITY])
+    columns = pa.schema([f for f in schema if f.name not in HIDDEN])
     if _ROW in columns.names:
         raise SqlError(f"the column name {_ROW} is reserved")
     _check_columns(columns, "")

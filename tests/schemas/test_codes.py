@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import pyarrow as pa
 import pytest
+from millstream.schemas.aggregates.open_windows import Trigger
+from millstream.schemas.aggregates.spec import aggregate_spec
 from millstream.schemas.arrow import batch_schema
 from millstream.schemas.codes import VERSION, Code
 from millstream.schemas.contract import Contract, Field, Rule
@@ -20,15 +22,19 @@ from millstream.schemas.decoded import UnknownFields
 from millstream.schemas.json.decoder import JsonDecoder
 from millstream.schemas.rules import find_violations
 from millstream.schemas.sql.step import SqlStep
+from millstream.transforms.carry import Opened
+from millstream.transforms.dead_letters import Origin
+from millstream.transforms.intervals.accumulate import Accumulate
 from millstream.transforms.read import ReadFromJsonLines
 from millstream.transforms.step import Step
+from millstream.transforms.tallies import Tally
 
 from tests.running import rows, run
 
 
 def test_the_codes_are_those_that_were_promised():
     """A difference here is a new ``VERSION``, and never a code that is gone or renamed."""
-    assert VERSION == 3
+    assert VERSION == 4
     assert [code.value for code in Code] == [
         "MALFORMED",
         "ENCODING",
@@ -47,6 +53,7 @@ def test_the_codes_are_those_that_were_promised():
         "UNKNOWN_FIELD",
         "STEP",
         "DESTINATION",
+        "LATE",
     ]
     assert all(code == code.name == str(code) for code in Code)
 
@@ -217,10 +224,33 @@ def test_the_code_of_steps():
     assert letter["payloadBytes"] == b'{"v":0}'
 
 
+def test_the_code_of_late_records():
+    to = Contract("c", "1.0.0", "c", (Field("t", "timestamp", True),), event_time="t")
+    spec = aggregate_spec("a", window={"fixed": "1s"}, by=[], metrics={"n": "count()"}, contract=to)
+    rows_of = [
+        {"t": 0, "_source": "kafka:t/0", "_position": 7, "_payload": b"{}", "_watermark": 999_999},
+        {"t": 1, "_source": "kafka:t/0", "_position": 8, "_payload": b"{}", "_watermark": 1_000_000},
+    ]
+    batch = pa.RecordBatch.from_pylist(rows_of, batch_schema(to, watermark=True))
+    enter = Accumulate(spec, Trigger(), shards=1, contribution="r", origin=Origin("", "job", "r1"))
+    done = run(lambda p: (p | beam.Create([batch]) | enter)._asdict())
+    [letter] = rows(done["late"])
+    [violation] = letter["violations"]
+    assert (violation["field"], violation["code"]) == ("t", Code.LATE.value)
+    assert (letter["codes"], letter["stage"]) == ([Code.LATE.value], "aggregate")
+    assert (letter["source"], letter["position"]) == ("kafka:t/0", "8")
+    assert letter["attributes"] == [{"key": "aggregate", "value": "a"}]
+    assert sorted(done["facts"]) == [
+        Opened("a", "kafka:t/0", 1_000_000, 1),
+        Tally("kafka:t/0", "late", 1, "a"),
+    ]
+
+
 def test_every_code_has_a_case():
     assert {case.code for case in CASES.values()} | set(FILES) | {
         Code.STEP,
         Code.DESTINATION,
+        Code.LATE,
     } == set(Code)
 
 

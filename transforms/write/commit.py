@@ -73,7 +73,7 @@ class CommitRun(beam.PTransform):
         self._outputs = tuple(outputs)
         self._ledger = Output(LEDGER, ledger_uri, "side", state=store.home)
         self._patience = patience
-        _refuse_shared([*outputs, self._ledger])
+        refuse_shared([*outputs, self._ledger])
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         return barrier(pcoll) | "Commit" >> beam.Map(
@@ -246,7 +246,7 @@ class _Completion:
         for name in self._refused:
             rows = ledger.with_refused(rows, name, self._refused_of(name))
         if wrong := ledger.check(rows):
-            raise Unbalanced(_explain(wrong, "after the commits the run does not balance:"))
+            raise Unbalanced(explain(wrong, "after the commits the run does not balance:"))
         return rows
 
     def _ledger_output(self) -> Output:
@@ -294,21 +294,27 @@ def _balanced(
         (receipts if isinstance(fact, Receipt) else tallies).append(fact)
     rows = ledger.build(token.run_id, outputs, tallies, receipts)
     wrong = ledger.check(rows, ledger.contributions(outputs, receipts))
-    wrong += _strays(outputs, tallies, receipts)
+    wrong += strays(outputs, tallies, receipts)
     if wrong:
-        error = _explain(wrong)
-        store.finish(_record(token, "failed", error=error, ledger=tuple(rows)))
+        error = explain(wrong)
+        store.finish(failed_record(token, error, rows))
         raise Unbalanced(error)
     return Prepared(
         token=str(token),
-        outputs=tuple(_prepared_output(output, receipts) for output in outputs),
+        outputs=tuple(prepared_output(output, receipts) for output in outputs),
         ledger_uri=ledger_uri,
         ledger=tuple(rows),
         unreadable=tuple(sorted(region for r in receipts for region in r.unreadable)),
     )
 
 
-def _prepared_output(output: Output, receipts: Iterable[Receipt]) -> PreparedOutput:
+def failed_record(token: Token, error: str, rows: Iterable[ledger.LedgerRow]) -> RunRecord:
+    """That a run has committed nothing, and why."""
+    return _record(token, "failed", error=error, ledger=tuple(rows))
+
+
+def prepared_output(output: Output, receipts: Iterable[Receipt]) -> PreparedOutput:
+    """What of all receipts is to be committed to an output."""
     ours = sorted((r for r in receipts if r.output == output.name), key=lambda r: (r.part, r.path))
     return PreparedOutput(
         name=output.name,
@@ -320,7 +326,7 @@ def _prepared_output(output: Output, receipts: Iterable[Receipt]) -> PreparedOut
     )
 
 
-def _strays(
+def strays(
     outputs: Sequence[Output], tallies: Iterable[Tally], receipts: Iterable[Receipt]
 ) -> list[ledger.Imbalance]:
     """Rows staged or counted for an output that will not be committed: a slip in the pipeline."""
@@ -333,18 +339,24 @@ def _strays(
     ]
 
 
-def _explain(
+def explain(
     wrong: Sequence[ledger.Imbalance],
     said: str = "the run does not balance, and nothing was committed:",
     limit: int = 10,
 ) -> str:
+    """What does not balance, a line each, of at most so many."""
     lines = [f"  {imbalance}" for imbalance in wrong[:limit]]
     if len(wrong) > limit:
         lines.append(f"  … and {len(wrong) - limit} more")
     return "\n".join([said, *lines])
 
 
-def _refuse_shared(outputs: Sequence[Output]) -> None:
+def refuse_shared(outputs: Sequence[Output]) -> None:
+    """See that no two outputs have one name, or one place.
+
+    Raises:
+        DestinationError: two do.
+    """
     names: dict[Any, Output] = {}
     places: dict[Any, Output] = {}
     for output in outputs:

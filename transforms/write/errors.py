@@ -6,6 +6,8 @@ words, ``from`` the client's own. None of them may hold a secret.
 
 from __future__ import annotations
 
+from ..errors import Unavailable as Unavailable
+
 
 class DestinationError(ValueError):
     """A destination that cannot be used as it is: a URI, an option, a table that does not fit, a
@@ -14,10 +16,6 @@ class DestinationError(ValueError):
 
 class CommitConflict(RuntimeError):
     """A token under which other content is committed already."""
-
-
-class Unavailable(ConnectionError):
-    """A service that does not answer, or cannot serve just now: trying again may help."""
 
 
 class Taken(Exception):

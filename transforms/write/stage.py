@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ...schemas.arrow import IDENTITY, SOURCE
+from ...schemas.arrow import HIDDEN, SOURCE, WATERMARK
 from ...schemas.codes import Code
 from .. import coder, storage  # coder: registers itself with Beam  # noqa: F401
 from ..plan import Token
@@ -85,7 +85,7 @@ class StageFn(beam.DoFn):
         keep_identity: bool,
         target_bytes: int | None,
     ) -> None:
-        self._make = (output, token, part, () if keep_identity else IDENTITY, target_bytes)
+        self._make = (output, token, part, (WATERMARK,) if keep_identity else HIDDEN, target_bytes)
         self._files: StagedFiles | None = None
 
     def start_bundle(self) -> None:

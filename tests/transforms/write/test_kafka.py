@@ -50,9 +50,9 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
+from millstream.transforms.kafka.names import CONFIG_VARIABLE
 from millstream.transforms.write.kafka import tokens as kafka_tokens
 from millstream.transforms.write.kafka.avro import grown
-from millstream.transforms.write.kafka.client import CONFIG_VARIABLE
 from millstream.transforms.write.kafka.destination import KafkaDestination, open_destination
 from millstream.transforms.write.kafka.messages import (
     FRAME_BYTES,
@@ -913,4 +913,4 @@ def test_a_registry_has_to_be_named(monkeypatch, tmp_path):
     with pytest.raises(DestinationError, match="needs the schema registry: say registry="):
         to._registry(to._client())
     configure(monkeypatch, tmp_path, **{"schema.registry.url": "https://r:8081"})
-    assert to._registry(to._client())._url == "https://r:8081"
+    assert to._registry(to._client()).url == "https://r:8081"

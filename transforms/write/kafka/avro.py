@@ -18,13 +18,13 @@ from ..avro import _field_kernel, _joined
 from ..evolution import Column, TableMismatch, additions
 from ..tables import Load
 from .messages import Encode, key_columns
-from .registry import Registry
+from .subjects import Subjects
 
 _SAYING_NOTHING = ("aliases", "default", "doc", "order")
 """What of a schema has no influence on the bytes."""
 
 
-def check_schemas(load: Load, registry: Registry) -> None:
+def check_schemas(load: Load, registry: Subjects) -> None:
     """See whether the registry would take the schemas of a load's messages.
 
     Raises:
@@ -37,7 +37,7 @@ def check_schemas(load: Load, registry: Registry) -> None:
         registry.check(subject, schema)
 
 
-def avro_messages(load: Load, registry: Registry) -> tuple[Encode | None, Encode]:
+def avro_messages(load: Load, registry: Subjects) -> tuple[Encode | None, Encode]:
     """What gives keys and values of a load's messages, once their schemas are registered.
 
     Raises:
@@ -101,7 +101,7 @@ def grown(columns: pa.Schema, topic: str, latest: Avro | None) -> pa.Schema:
     return pa.schema([f.with_nullable(f.nullable or f.name in may_be_null) for f in columns])
 
 
-def _columns(load: Load, registry: Registry) -> pa.Schema:
+def _columns(load: Load, registry: Subjects) -> pa.Schema:
     return grown(load.schema, load.name, registry.latest(_value_subject(load)))
 
 

@@ -26,7 +26,6 @@ would delete it at once (``retention.ms``), it is the time of the load.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -39,6 +38,8 @@ from confluent_kafka.admin import AclOperation
 from ....schemas.arrow import SOURCE
 from ....schemas.problems import list_names
 from ... import storage
+from ...kafka.addresses import checked_url, is_topic, parse_address
+from ...kafka.client import Client
 from ...read.ahead import read_ahead
 from ..destination import Commit
 from ..errors import DestinationError, Taken, Unavailable
@@ -56,9 +57,8 @@ from ..tables import (
     parse_options,
 )
 from .avro import avro_messages, check_schemas
-from .client import CONFIG_VARIABLE, Client
 from .messages import Columns, Limits, Packed, json_messages, pack
-from .registry import Registry, checked_url
+from .subjects import Subjects
 from .tokens import (
     PARTITION,
     TOKENS,
@@ -69,16 +69,15 @@ from .tokens import (
     tokens_before,
     tokens_topic,
 )
-from .topics import Found, Topic, ensure, find, make
+from .topics import HINTS, Found, Topic, ensure, find, make
 from .transaction import Fenced, Transaction, end_transaction, timeout_ms, transaction
 
 OPTIONS = (
     "format", "registry", "config", "partitions", "tokens", "transactional_id", "headers",
 )  # fmt: skip
 _VALUES = {"format": ("json", "avro"), "headers": ("none", "identity")}
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,240}")
-"""Kafka allows 249 characters; some are left for the suffix of states."""
-_SERVER = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
+_LONGEST = 240
+"""How long a topic's name may be: Kafka allows 249 characters, and states have a suffix."""
 _ASK_SECONDS = 2.0
 """How often it is looked whether somebody else has committed."""
 
@@ -190,7 +189,8 @@ class KafkaDestination(TableDestination):
         return find_token(client, self._tokens, self.target, run_id)
 
     def _client(self) -> Client:
-        return Client(self.servers, self.options.own.get("config", ""), self.place)
+        config = self.options.own.get("config", "")
+        return Client(self.servers, config, self.place, DestinationError, HINTS)
 
     def _topic(self, load: Load) -> Topic:
         partitions = self.options.own.get("partitions")
@@ -236,8 +236,9 @@ class KafkaDestination(TableDestination):
                 f"{self.place}: Kafka does not let us write here; allow {names} on topic {topic}"
             )
 
-    def _registry(self, client: Client) -> Registry:
-        return Registry(self.options.own.get("registry", ""), client.registry_settings())
+    def _registry(self, client: Client) -> Subjects:
+        url = self.options.own.get("registry", "")
+        return Subjects(url, client.registry_settings(), DestinationError)
 
     @property
     def _format(self) -> str:
@@ -313,32 +314,12 @@ def open_destination(scheme: str, rest: str, name: str, state: str = "") -> Kafk
         DestinationError: no broker or no topic is named, an option cannot be used, or a package is
             missing that ``format=avro`` needs.
     """
-    said, _, query = rest.partition("?")
-    servers, slash, target = said.removeprefix("//").rpartition("/")
-    if "@" in servers:
-        raise DestinationError(
-            f"{scheme}: the URI has credentials in it; put sasl.username and sasl.password into a "
-            f"file, and its path into {CONFIG_VARIABLE} or config=FILE"
-        )
-    if not said.startswith("//") or not slash or not servers or not target:
-        raise DestinationError(f"{scheme}: names no topic; write {scheme}://HOST:PORT/TOPIC")
-    if not _TOPIC.fullmatch(target) or target in (".", ".."):
-        raise DestinationError(
-            f"{scheme}: {target!r} is no topic's name: up to 240 letters, digits, '.', '_' and '-'"
-        )
-    servers = ",".join(map(_server, servers.split(",")))
+    address = parse_address(scheme, rest, _LONGEST, DestinationError)
     with naming(scheme):
-        options = _options(query)
-    place = f"{scheme}://{servers}/{target}"
+        options = _options(address.query)
+    place = address.place(scheme)
     uri = options.at(place)
-    return KafkaDestination(uri, name, place, target, options, state, servers)
-
-
-def _server(said: str) -> str:
-    found = _SERVER.fullmatch(said)
-    if not found:
-        raise DestinationError(f"kafka: {said!r} is no broker; write HOST:PORT")
-    return f"{found[1]}{found[2] or ':9092'}"
+    return KafkaDestination(uri, name, place, address.topic, options, state, address.servers)
 
 
 def _options(query: str) -> Options:
@@ -352,10 +333,10 @@ def _options(query: str) -> Options:
     partitions = own.get("partitions", "1")
     if not partitions.isdecimal() or int(partitions) < 1:
         raise DestinationError(f"partitions={partitions}: expected a number from 1 on")
-    if not _TOPIC.fullmatch(own.get("tokens", TOKENS)):
+    if not is_topic(own.get("tokens", TOKENS), _LONGEST):
         raise DestinationError(f"tokens={own['tokens']}: that is no topic's name")
     if "config" in own:
         own["config"] = storage.absolute(own["config"])
     if own.get("registry"):
-        checked_url(own["registry"])
+        checked_url(own["registry"], DestinationError)
     return replace(options, own=own)

@@ -14,9 +14,9 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as Partition
 
+from ...kafka.client import SECONDS, UNKNOWN_TOPIC, Client
 from ..errors import Unavailable
 from ..tables import Held
-from .client import SECONDS, UNKNOWN_TOPIC, Client
 from .topics import Topic
 
 TOKENS = "_millstream_commits"

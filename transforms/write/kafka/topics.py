@@ -10,8 +10,8 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, NewTopic, ResourceType
 
+from ...kafka.client import SECONDS, UNKNOWN_TOPIC, Client
 from ..errors import DestinationError
-from .client import SECONDS, UNKNOWN_TOPIC, Client
 from .messages import Limits
 
 _UNREADABLE = {"max.message.bytes": "1000000", "message.timestamp.after.max.ms": "3600000"}
@@ -20,6 +20,17 @@ _FOREVER = {"retention.ms": "-1", "retention.bytes": "-1"}
 _YEARS_MS = 1 << 53
 _QUESTION_SECONDS = 4.0
 """How long a question may take where several have to be answered within ``SECONDS``."""
+
+HINTS = {
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "; allow Write and Describe on transactional "
+    "ids that begin with 'millstream', or on that of transactional_id=…",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "; allow Write, Describe and DescribeConfigs on topics "
+    "that are written, Read besides on the topic of tokens, and Create where they are to be made",
+    KafkaError.INVALID_TRANSACTION_TIMEOUT: "; set transaction.timeout.ms to no more than the "
+    "broker's transaction.max.timeout.ms",
+    **dict.fromkeys(UNKNOWN_TOPIC, "; make the topic, or allow it to be made"),
+}
+"""What is said besides where trying again does not help."""
 
 
 @dataclass(frozen=True)

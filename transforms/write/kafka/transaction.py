@@ -12,8 +12,8 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from ...kafka.client import FENCED, SECONDS, Client
 from ..errors import DestinationError
-from .client import FENCED, SECONDS, Client
 from .messages import Messages
 from .topics import broker_setting
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -15,10 +16,9 @@ from typing import Any, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from ..errors import DestinationError, Unavailable
+from ..errors import Unavailable
+from .names import CONFIG_VARIABLE
 
-CONFIG_VARIABLE = "MILLSTREAM_KAFKA_CONFIG"
-"""The environment variable that names the file, where the URI does not."""
 REGISTRY_PREFIX = "schema.registry."
 """What lines for the schema registry's client begin with."""
 SECONDS = 10.0
@@ -36,6 +36,9 @@ class _Quiet(logging.LoggerAdapter):
 
 _LOG = _Quiet(logging.getLogger(__name__))
 _DEFAULTS = {"log_level": 4}
+_NOTHING: Mapping[str, Any] = {}
+_SAID = 100
+"""How many of the latest errors are kept, of those that belong to no question."""
 _OURS = {
     "acks": "all",
     "enable.idempotence": "true",
@@ -43,7 +46,7 @@ _OURS = {
     "isolation.level": "read_committed",
     "transactional.id": "",
 }
-"""Settings that the promise of committing once hangs on, and the one value that a file may give."""
+"""Settings that the promises hang on, and the one value that a file may give."""
 _PRODUCING = (
     "acks", "batch.", "compression.", "delivery.", "enable.idempotence", "linger.", "message.",
     "partitioner", "queue.buffering.", "request.", "retries", "sticky.", "transaction.",
@@ -67,19 +70,30 @@ class Client:
         servers: ``HOST:PORT`` of one or several, with commas between them.
         config: the path of a file of settings; if empty, the one that the environment names.
         place: what messages begin with.
+        mistake: what is raised where trying again does not help.
+        hints: what is said besides, by the codes of Kafka's errors.
     """
 
-    def __init__(self, servers: str, config: str, place: str) -> None:
+    def __init__(
+        self,
+        servers: str,
+        config: str,
+        place: str,
+        mistake: type[ValueError],
+        hints: Mapping[int, str],
+    ) -> None:
         self.place = place
+        self.mistake = mistake
+        self._hints = hints
         self._servers = servers
         self._path = config or os.environ.get(CONFIG_VARIABLE, "")
-        self._said: list[KafkaError] = []
+        self._said: deque[KafkaError] = deque(maxlen=_SAID)
 
     def settings(self) -> dict[str, str]:
         """What the file says, without what is the schema registry's.
 
         Raises:
-            DestinationError: it cannot be read, or says what has to be otherwise.
+            ValueError: the ``mistake``: it cannot be read, or says what has to be otherwise.
         """
         return {k: v for k, v in self._file().items() if not k.startswith(REGISTRY_PREFIX)}
 
@@ -93,10 +107,12 @@ class Client:
         """A client that asks for topics and makes them."""
         return self._made(AdminClient, _without(self.settings(), _PRODUCING + _CONSUMING), {})
 
-    def consumer(self, **ours: Any) -> Consumer:
-        """A client that reads; ``ours`` are settings, with ``_`` for dots."""
+    def consumer(self, defaults: Mapping[str, Any] = _NOTHING, **ours: Any) -> Consumer:
+        """A client that reads. ``defaults`` are what the file may say otherwise; ``ours`` are
+        settings that it may not, with ``_`` for dots."""
+        said = {**defaults, **_without(self.settings(), _PRODUCING)}
         ours = {"group.id": "millstream", "enable.auto.commit": False, **_dotted(ours)}
-        return self._made(Consumer, _without(self.settings(), _PRODUCING), ours)
+        return self._made(Consumer, said, ours)
 
     def producer(
         self, kind: Callable[..., _Made], defaults: Mapping[str, Any], **ours: Any
@@ -121,7 +137,7 @@ class Client:
             return kind({**_DEFAULTS, **said, **ours, **always}, logger=_LOG)
         except KafkaException as error:
             text = _without_values(error.args[0].str(), said)
-            raise DestinationError(f"{self.place}: {self._path or 'Kafka'}: {text}") from None
+            raise self.mistake(f"{self.place}: {self._path or 'Kafka'}: {text}") from None
 
     def _explanation(self, error: KafkaError) -> Exception:
         # A client that is not let in tries on, and the call merely times out.
@@ -131,9 +147,9 @@ class Client:
         text = f"{self.place}: {error.str()}"
         if error.code() in _REFUSED:
             where = self._path or f"the file that {CONFIG_VARIABLE} names"
-            return DestinationError(f"{text}; see the credentials in {where}")
+            return self.mistake(f"{text}; see the credentials in {where}")
         if error.code() in _FINAL:
-            return DestinationError(f"{text}{_HINTS.get(error.code(), '')}")
+            return self.mistake(f"{text}{self._hints.get(error.code(), '')}")
         return Unavailable(text)
 
     def _file(self) -> dict[str, str]:
@@ -141,17 +157,23 @@ class Client:
             return {}
         try:
             with open(self._path, encoding="utf-8") as file:
-                found = _parsed(file.read(), self._path)
+                found = _parsed(file.read())
+        except _NoSetting as error:
+            raise self.mistake(f"{self._path}: {error}") from None
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise DestinationError(f"{self.place}: {self._path} cannot be read: {why}") from None
+            raise self.mistake(f"{self.place}: {self._path} cannot be read: {why}") from None
         for name, allowed in {**_OURS, "bootstrap.servers": self._servers}.items():
             if found.pop(name, allowed) != allowed:
-                raise DestinationError(f"{self.place}: {self._path} sets {name}; leave it out")
+                raise self.mistake(f"{self.place}: {self._path} sets {name}; leave it out")
         return found
 
 
-def _parsed(text: str, path: str) -> dict[str, str]:
+class _NoSetting(Exception):
+    """A line that is not ``key=value``. The message does not repeat it."""
+
+
+def _parsed(text: str) -> dict[str, str]:
     """The settings of a file of ``key=value`` lines; ``#`` begins a remark."""
     found = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -159,7 +181,7 @@ def _parsed(text: str, path: str) -> dict[str, str]:
         if line and not line.startswith(("#", "!")):
             name, sign, value = line.partition("=")
             if not sign:
-                raise DestinationError(f"{path}: line {number} is not key=value")
+                raise _NoSetting(f"line {number} is not key=value")
             found[name.strip()] = value.strip()
     return found
 
@@ -219,12 +241,3 @@ _FINAL = {
     KafkaError._INVALID_ARG,
 }
 """What trying again does not mend."""
-_HINTS = {
-    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "; allow Write and Describe on transactional "
-    "ids that begin with 'millstream', or on that of transactional_id=…",
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: "; allow Write, Describe and DescribeConfigs on topics "
-    "that are written, Read besides on the topic of tokens, and Create where they are to be made",
-    KafkaError.INVALID_TRANSACTION_TIMEOUT: "; set transaction.timeout.ms to no more than the "
-    "broker's transaction.max.timeout.ms",
-    **dict.fromkeys(UNKNOWN_TOPIC, "; make the topic, or allow it to be made"),
-}

@@ -1,0 +1,192 @@
+"""Runs that go on: each reads what has come since the last one, and hands on what is open."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from ..transforms.carry import Carry, SourceState
+from ..transforms.plan import InputFile, Interval
+from . import exit_codes
+from .job import Job, Places
+from .logs import ERROR, say
+
+if TYPE_CHECKING:
+    from ..transforms.intervals.chain import Chain, Head
+    from ..transforms.intervals.windows import OpenAggregate
+    from .graph import Reads, Run
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run reads: files, or intervals of a stream.
+
+    Attributes:
+        seen: all files that are there, those that were read before among them.
+        states: where partitions begin that have not been read before.
+        topics: what streams are known by.
+        read: puts the reading of the intervals into a pipeline.
+    """
+
+    inputs: tuple[InputFile, ...] = ()
+    intervals: tuple[Interval, ...] = ()
+    seen: tuple[InputFile, ...] = ()
+    states: dict[str, SourceState] = field(default_factory=dict)
+    topics: dict[str, str] = field(default_factory=dict)
+    read: Reads | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to read."""
+        return not self.inputs and all(part.start == part.end for part in self.intervals)
+
+
+class Source(Protocol):
+    """What a job reads, and how to tell what of it is new."""
+
+    def plan(self, carry: Carry) -> Planned:
+        """What has come since the last run.
+
+        Raises:
+            JobError: it cannot be gone on from there.
+            Unavailable: the service does not answer.
+        """
+        ...
+
+
+class ArrivingFiles:
+    """Files, of which those that were read before are known by their names."""
+
+    def __init__(self, files: Sequence[InputFile], places: Places) -> None:
+        self._files = tuple(files)
+        self._places = places
+
+    def plan(self, carry: Carry) -> Planned:
+        """The files that no run has read.
+
+        Raises:
+            JobError: a file that was read has been changed since.
+        """
+        from ..transforms.intervals.seen import read_seen
+
+        read = {file.source: file for file in read_seen(carry.seen)}
+        changed = [f.source for f in self._files if f.source in read and read[f.source] != f]
+        if changed:
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            said = f"{changed[0]}{more} was read by an earlier run, and has changed since: put new "
+            raise self._places.error(("input",), said + "records into new files")
+        # Files that are there no more need not be remembered.
+        new = tuple(file for file in self._files if file.source not in read)
+        return Planned(inputs=new, seen=self._files)
+
+
+def run_on(
+    run: Run,
+    aggregates: tuple[OpenAggregate, ...],
+    disorder_us: int,
+    source: Source,
+    places: Places,
+    flags: list[str],
+) -> int:
+    """Run a prepared job on from where its last run stopped; gives the exit code.
+
+    Raises:
+        JobError: it cannot go on.
+    """
+    from ..transforms.intervals.chain import Chain, Overtaken
+    from ..transforms.lock import Locked, LockLost
+    from ..transforms.runs import AlreadyCommitted
+    from ..transforms.write.commit import Unbalanced
+    from ..transforms.write.destination import CommitConflict, DestinationError, Unavailable
+    from .launch import fail
+
+    job = run.job
+    chain = Chain(run.store)
+    started = time.monotonic()
+    try:
+        with run.store.lock(job.name[:64], wait_seconds=job.wait) as lock:
+            head = chain.head(check=lock.check, patience=job.retry_seconds)
+            going = _Going(run, chain, head, aggregates, disorder_us, places)
+            return going.run(source, flags, started)
+    except (AlreadyCommitted, Locked, Overtaken) as error:
+        say(str(error), ERROR)
+        return exit_codes.REFUSED
+    except Unbalanced as error:
+        say(str(error), ERROR)
+        return exit_codes.UNBALANCED
+    except (CommitConflict, DestinationError, LockLost, Unavailable) as error:
+        return fail(str(error))
+
+
+@dataclass(frozen=True)
+class _Going:
+    """A run that goes on from the newest commit, under the job's lock."""
+
+    base: Run
+    chain: Chain
+    head: Head | None
+    aggregates: tuple[OpenAggregate, ...]
+    disorder_us: int
+    places: Places
+
+    def run(self, source: Source, flags: list[str], started: float) -> int:
+        from .graph import SHARDS
+        from .launch import execute
+
+        job = self.base.job
+        carry = self.head.carry if self.head else Carry(shards=job.shards or SHARDS)
+        self._check_windows(carry)
+        planned = source.plan(carry)
+        closes = job.close_windows and any(w.records for w in carry.aggregates.values())
+        if self.head and planned.is_empty and not closes:
+            say(f"nothing new since run {self.head.record.run_id}: nothing to do")
+            return exit_codes.OK
+        return execute(self._planned(carry, planned, job), flags, started)
+
+    def _planned(self, carry: Carry, planned: Planned, job: Job) -> Run:
+        from ..transforms.intervals.commit import Commits
+        from ..transforms.intervals.seen import write_seen
+        from .graph import LATE, GoesOn
+
+        plan = msgspec.structs.replace(
+            self.base.plan, inputs=planned.inputs, intervals=planned.intervals, after=carry.token
+        )
+        reprocess = job.reprocess or carry.sequence > 0
+        token = self.chain.begin(plan, carry.sequence + 1, reprocess=reprocess)
+        carry = msgspec.structs.replace(
+            carry,
+            sources={**planned.states, **carry.sources},
+            topics={**carry.topics, **planned.topics},
+            seen=write_seen(planned.seen, self.chain.store.folder(token).path),
+        )
+        commits = Commits(
+            chain=self.chain,
+            outputs=self.base.outputs,
+            ledger_uri=self.base.ledger.uri,
+            aggregates=self.aggregates,
+            disorder_us=self.disorder_us,
+            late=LATE if job.late else "",
+            patience=job.retry_seconds,
+        )
+        going = GoesOn(commits, carry, planned.read)
+        return replace(self.base, plan=plan, token=token, goes_on=going)
+
+    def _check_windows(self, carry: Carry) -> None:
+        """See that the windows that are open can be gone on with.
+
+        Raises:
+            JobError: an aggregate is gone, or has become another, while states of it are held.
+        """
+        described = {aggregate.spec.name: aggregate.described for aggregate in self.aggregates}
+        for name, windows in carry.aggregates.items():
+            if not windows.files or described.get(name) == windows.described:
+                continue
+            what = "has changed" if name in described else "is not in the job any more"
+            rows = sum(windows.open_records().values())
+            said = f"the aggregate {name!r} {what}, and {rows} records are in its open windows: "
+            said += "run the job as it was once with close_windows, or give the aggregate another "
+            raise self.places.error(("aggregates",), said + "name")

@@ -1,0 +1,245 @@
+"""Windows that stay open from one commit to the next: which close, and what is kept of them.
+
+A window ``[start, end)`` closes when the watermark reaches its end, and is given then; with allowed
+lateness its states are kept for as long after that, and a late record gives the window again. The
+watermark only grows, so the states of a slice are needed until the last window that holds it is
+beyond correction. Nothing here knows Beam, or where states are kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from ..arrow import WATERMARK
+from .functions import AggregateError
+from .spec import SESSION_END, SLICE_START, WINDOW_END, WINDOW_START, AggregateSpec
+from .states import finalise, group_rows, merge_states, state_schema, visible_schema
+from .windows import Session, Sliding, parse_duration
+
+PANE = "pane"
+"""Column of results that may be given more than once: ``early`` (the window is still open),
+``on_time`` (when it closes), ``late`` (a correction)."""
+REVISION = "revision"
+"""Column of results that may be given more than once: of rows of one window and keys, the greatest
+revision stands."""
+PANES = (
+    pa.field(PANE, pa.string(), nullable=False),
+    pa.field(REVISION, pa.int64(), nullable=False),
+)
+
+NEVER = -(1 << 62)
+"""A watermark before all times: nothing has been seen."""
+
+Pane = Literal["early", "on_time", "late"]
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """When windows are given, beside when they close.
+
+    Attributes:
+        lateness_us: how long after its end a window still takes records.
+        early: also give open windows that have changed, with every commit.
+        discarding: an early or late result is of the records since the last one, not of all.
+    """
+
+    lateness_us: int = 0
+    early: bool = False
+    discarding: bool = False
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a window may be given more than once."""
+        return self.lateness_us > 0 or self.early
+
+
+def trigger(
+    spec: AggregateSpec, allowed_lateness: str | None, early: bool, discarding: bool
+) -> Trigger:
+    """The trigger that a job means.
+
+    Raises:
+        AggregateError: it cannot be had.
+    """
+    lateness = parse_duration(allowed_lateness, "allowed_lateness") if allowed_lateness else 0
+    found = Trigger(lateness, early, discarding)
+    if isinstance(spec.window, Session) and found.repeats:
+        raise AggregateError(
+            "window.session: a session that has been given may still grow or join another, and the "
+            "row that was given would stay; leave out allowed_lateness and early"
+        )
+    if discarding and not found.repeats:
+        raise AggregateError(
+            "discarding: says what an early or late result is of; give allowed_lateness or early"
+        )
+    return found
+
+
+class Closed(NamedTuple):
+    """What a commit makes of the windows of one shard.
+
+    ``panes`` are results by pane, by :func:`visible_schema`; ``held`` are the states that are kept.
+    """
+
+    panes: dict[Pane, pa.Table]
+    held: pa.Table
+
+    @property
+    def rows(self) -> int:
+        """Results in all panes."""
+        return sum(map(len, self.panes.values()))
+
+
+def close(
+    held: pa.Table | None,
+    new: pa.Table,
+    spec: AggregateSpec,
+    trigger: Trigger,
+    *,
+    before: int,
+    watermark: int,
+) -> Closed:
+    """Close the windows whose end the watermark has reached.
+
+    Args:
+        held: states that were kept, of all contributions before.
+        new: states of what came since; none of them is of a slice that is beyond correction.
+        before: the watermark when ``held`` was kept.
+        watermark: the watermark now, not before ``before``.
+
+    Raises:
+        AggregateOverflow: a result does not fit its type.
+    """
+    new = _of_one(new, spec)
+    merged = merge_states([held, new] if held is not None else [new], spec)
+    panes: dict[Pane, pa.Table] = {"on_time": _between(merged, spec, before, watermark)}
+    if trigger.lateness_us and before > NEVER:
+        panes["late"] = _again(merged, new, spec, trigger, NEVER, before)
+    if trigger.early:
+        panes["early"] = _again(merged, new, spec, trigger, watermark, None)
+    keep = _ends(merged, spec, last=True) + trigger.lateness_us > watermark
+    return Closed(
+        {pane: table for pane, table in panes.items() if len(table)}, merged.filter(pa.array(keep))
+    )
+
+
+def given_schema(spec: AggregateSpec, trigger: Trigger) -> pa.Schema:
+    """The columns of results: with pane and revision, where a window may be given repeatedly."""
+    visible = visible_schema(spec)
+    return pa.schema([*visible, *PANES]) if trigger.repeats else visible
+
+
+def given(closed: Closed, spec: AggregateSpec, trigger: Trigger, revision: int) -> pa.Table:
+    """Results of all panes, by :func:`given_schema`."""
+    schema = given_schema(spec, trigger)
+    tables = []
+    for pane, table in closed.panes.items():
+        columns = list(table.columns)
+        if trigger.repeats:
+            columns += [pa.array([pane] * len(table)), pa.array(np.full(len(table), revision))]
+        tables.append(pa.Table.from_arrays(columns, schema=schema))
+    return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def next_end(held: pa.Table, spec: AggregateSpec) -> int | None:
+    """The least watermark at which a window of these states closes."""
+    return int(_ends(held, spec, last=False).min()) if len(held) else None
+
+
+def late_rows(batch: pa.RecordBatch, spec: AggregateSpec, lateness_us: int) -> np.ndarray | None:
+    """A mask of the records for which a window is closed, and beyond correction, where they come.
+
+    ``None`` if there are none. A batch without watermarks has none.
+    """
+    if WATERMARK not in batch.schema.names or not batch.num_rows:
+        return None
+    marks = batch.column(WATERMARK)
+    if marks.null_count == len(marks):
+        return None
+    marks = marks.view(pa.int64()).fill_null(NEVER).to_numpy(zero_copy_only=False)
+    times = batch.column(spec.event_time).view(pa.int64()).fill_null(0).to_numpy()
+    highest = int(marks.max())
+    # No window of a record closes before its own time has passed.
+    if int(times.min()) + lateness_us > highest:
+        return None
+    closed = spec.window.first_closed(spec.window.slices(times)) + lateness_us
+    late = closed <= marks
+    return late if late.any() else None
+
+
+def closing_times(states: pa.Table, spec: AggregateSpec) -> np.ndarray:
+    """For each row of states the watermark at which its records are all given."""
+    return _ends(states, spec, last=True)
+
+
+def _between(merged: pa.Table, spec: AggregateSpec, after: int, until: int) -> pa.Table:
+    """The windows that end after one watermark, and not after another."""
+    if until <= after:
+        return visible_schema(spec).empty_table()
+    begun = _ends(merged, spec, last=False) <= until
+    if not isinstance(spec.window, Sliding):
+        begun &= _ends(merged, spec, last=True) > after
+    windows = finalise(merged.filter(pa.array(begun)), spec, merged=True)
+    if isinstance(spec.window, Sliding):
+        ends = _micros(windows[WINDOW_END])
+        windows = windows.filter(pa.array((ends > after) & (ends <= until)))
+    return windows
+
+
+def _again(
+    merged: pa.Table,
+    new: pa.Table,
+    spec: AggregateSpec,
+    trigger: Trigger,
+    after: int,
+    until: int | None,
+) -> pa.Table:
+    """The windows that what is new has touched, of those that end after one watermark and not
+    after another."""
+    touched = finalise(new, spec, merged=True)
+    ends = _micros(touched[WINDOW_END])
+    within = ends > after if until is None else (ends > after) & (ends <= until)
+    touched = touched.filter(pa.array(within))
+    if trigger.discarding or not len(touched):
+        return touched
+    # A window's states are all in the slices from its start to its end.
+    starts = _micros(touched[WINDOW_START])
+    slices = _micros(merged[SLICE_START])
+    near = (slices >= starts.min()) & (slices < int(_micros(touched[WINDOW_END]).max()))
+    windows = finalise(merged.filter(pa.array(near)), spec, merged=True)
+    return windows.filter(pa.array(_among(windows, touched, spec)))
+
+
+def _among(windows: pa.Table, wanted: pa.Table, spec: AggregateSpec) -> np.ndarray:
+    """A mask of the windows that are, by start and keys, among those wanted."""
+    names = [WINDOW_START, *(key.name for key in spec.keys)]
+    both = pa.concat_tables([windows.select(names), wanted.select(names)])
+    groups, _ = group_rows([both[name].combine_chunks() for name in names])
+    is_wanted = np.zeros(groups.count, bool)
+    is_wanted[groups.ids[len(windows) :]] = True
+    return is_wanted[groups.ids[: len(windows)]]
+
+
+def _of_one(states: pa.Table, spec: AggregateSpec) -> pa.Table:
+    """States as one nameless contribution's."""
+    schema = state_schema(spec)
+    place = schema.get_field_index("contribution")
+    field = schema.field(place)
+    nameless = pa.DictionaryArray.from_arrays(np.zeros(len(states), np.int32), [""])
+    nameless = states.set_column(place, field, nameless.cast(field.type))
+    return merge_states([nameless], spec)
+
+
+def _ends(states: pa.Table, spec: AggregateSpec, *, last: bool) -> np.ndarray:
+    if isinstance(spec.window, Session):
+        return _micros(states[SESSION_END])
+    slices = _micros(states[SLICE_START])
+    return spec.window.last_closed(slices) if last else spec.window.first_closed(slices)
+
+
+def _micros(column: pa.ChunkedArray) -> np.ndarray:
+    return column.combine_chunks().view(pa.int64()).to_numpy()

@@ -1,0 +1,134 @@
+"""What one commit hands on to the next: positions, watermarks, and the windows that are open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from ..schemas.aggregates.open_windows import NEVER
+
+CARRY_FORMAT = "millstream.carry/1"
+
+
+class SourceState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far one partition of the input has been read.
+
+    ``next`` is the first position that has not been read; ``newest`` the greatest event time so
+    far; ``floor`` a watermark that the partition was raised to while it was idle, or when windows
+    were closed. Both are microseconds since 1970-01-01 UTC.
+    """
+
+    next: int = 0
+    newest: int = NEVER
+    floor: int = NEVER
+
+    def watermark(self, disorder_us: int) -> int:
+        """The event time that no record of the partition comes before, unless it is late."""
+        return max(self.newest - disorder_us, self.floor)
+
+
+class HeldFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of states of open windows, in the run store."""
+
+    path: str
+    shard: int
+    rows: int
+    bytes: int
+
+
+class OpenWindows(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The windows of one aggregate that are still open, or may be corrected.
+
+    ``described`` is the aggregate that the states are of; ``records`` has by source, how many
+    records are in windows that close at which watermark.
+    """
+
+    described: str
+    files: tuple[HeldFile, ...] = ()
+    records: dict[str, list[tuple[int, int]]] = {}
+
+    def open_records(self) -> dict[str, int]:
+        """Records in open windows, by source."""
+        return {source: sum(n for _, n in closing) for source, closing in self.records.items()}
+
+
+class Carry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a commit leaves to the next one. ``sequence`` counts commits from 1.
+
+    ``watermark`` is where windows are closed up to; ``topics`` are what streams are known by, to
+    tell when one has been made anew; ``seen`` is the file that lists the input files read so far.
+    """
+
+    format: str = CARRY_FORMAT
+    sequence: int = 0
+    token: str = ""
+    watermark: int = NEVER
+    shards: int = 1
+    sources: dict[str, SourceState] = {}
+    aggregates: dict[str, OpenWindows] = {}
+    topics: dict[str, str] = {}
+    seen: str = ""
+
+
+class Reached(NamedTuple):
+    """That a partition has been read from ``start`` to ``end``, to which ``newest`` is the greatest
+    event time; ``idle`` if there was nothing to read and there is nothing more."""
+
+    source: str
+    start: int
+    end: int
+    newest: int = NEVER
+    idle: bool = False
+
+
+class Opened(NamedTuple):
+    """That so many records of a source went into an aggregate's windows that are all closed when
+    the watermark reaches ``closes``."""
+
+    output: str
+    source: str
+    closes: int
+    rows: int
+
+
+def advanced(
+    carry: Carry, reached: Iterable[Reached], disorder_us: int
+) -> tuple[dict[str, SourceState], int]:
+    """The states of all sources after more has been read, and the watermark.
+
+    The watermark is the least of all partitions that are not idle, and never falls. An idle
+    partition holds nothing back: it is raised to the watermark, so that what it brings later is
+    judged by what has been closed meanwhile.
+    """
+    sources = dict(carry.sources)
+    idle: set[str] = set()
+    for part in reached:
+        before = sources.get(part.source, SourceState())
+        sources[part.source] = SourceState(
+            next=max(part.end, before.next),
+            newest=max(part.newest, before.newest),
+            floor=before.floor,
+        )
+        (idle.add if part.idle else idle.discard)(part.source)
+    active = [state for source, state in sources.items() if source not in idle]
+    watermark = carry.watermark
+    if active:
+        watermark = max(watermark, min(state.watermark(disorder_us) for state in active))
+    return _raised(sources, idle, watermark), watermark
+
+
+def raised(sources: Mapping[str, SourceState], watermark: int) -> dict[str, SourceState]:
+    """All sources with at least this watermark."""
+    return _raised(sources, sources.keys(), watermark)
+
+
+def _raised(
+    sources: Mapping[str, SourceState], those: Iterable[str], watermark: int
+) -> dict[str, SourceState]:
+    found = dict(sources)
+    for source in those:
+        state = found[source]
+        found[source] = msgspec.structs.replace(state, floor=max(state.floor, watermark))
+    return found

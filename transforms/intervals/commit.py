@@ -1,0 +1,231 @@
+"""One commit of a job that goes on: balance, close windows, prepare, commit, hand on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import msgspec
+
+from .. import ledger
+from ..carry import Carry, Opened, Reached, advanced, raised
+from ..plan import Interval, Plan, Token
+from ..receipts import Receipt
+from ..runs import Prepared, RunRecord
+from ..tallies import Tally
+from ..write.attempts import PATIENCE_SECONDS
+from ..write.commit import Unbalanced, barrier, explain, failed_record, prepared_output, strays
+from ..write.destination import Output
+from .chain import Chain, Head
+from .windows import FAR, OpenAggregate, close_windows
+
+
+@dataclass(frozen=True)
+class Commits:
+    """What all commits of a job have in common.
+
+    Attributes:
+        chain: where they are kept.
+        outputs: what is committed, in this order.
+        ledger_uri: where the ledger's rows go, after all outputs.
+        aggregates: outputs whose windows stay open from one commit to the next.
+        disorder_us: by how many microseconds a record may come after a later one.
+        late: the output of late records.
+        patience: seconds for which a service that does not answer is asked again.
+    """
+
+    chain: Chain
+    outputs: tuple[Output, ...]
+    ledger_uri: str
+    aggregates: tuple[OpenAggregate, ...] = ()
+    disorder_us: int = 0
+    late: str = ""
+    patience: float = PATIENCE_SECONDS
+
+
+class CommitInterval(beam.PTransform):
+    """Commit what a bounded pipeline has read of a job's input, and go on from there next time.
+
+    ``PCollection[Tally | Receipt | Reached | Opened]`` → ``PCollection[RunRecord]``, one element.
+
+    Args:
+        plan, token: of this commit, which has been begun.
+        carry: of the commit before.
+        close: close all windows that are open.
+
+    Raises:
+        Unbalanced: in the pipeline, before anything is committed.
+        Overtaken: in the pipeline, when another process has made this commit.
+    """
+
+    def __init__(
+        self, commits: Commits, plan: Plan, token: Token, carry: Carry, *, close: bool = False
+    ) -> None:
+        super().__init__()
+        self._commit = (commits, plan, token, carry, close)
+
+    def expand(self, pcoll: beam.PCollection) -> Any:
+        return barrier(pcoll) | "Commit" >> beam.Map(
+            _commit_facts, *self._commit
+        ).with_output_types(RunRecord)
+
+
+class Facts(NamedTuple):
+    """What a pipeline has said of what it read and staged, by kind."""
+
+    tallies: list[Tally]
+    receipts: list[Receipt]
+    reached: list[Reached]
+    opened: list[Opened]
+
+    @classmethod
+    def of(cls, facts: Iterable[Any]) -> Facts:
+        """Sort facts by their kinds."""
+        kinds: dict[type, list[Any]] = {Tally: [], Receipt: [], Reached: [], Opened: []}
+        for fact in facts:
+            kinds[type(fact)].append(fact)
+        return cls(kinds[Tally], kinds[Receipt], kinds[Reached], kinds[Opened])
+
+
+def commit_interval(
+    commits: Commits,
+    plan: Plan,
+    token: Token,
+    carry: Carry,
+    facts: Facts,
+    *,
+    close: bool = False,
+    check: Callable[[], object] | None = None,
+) -> Head:
+    """What :class:`CommitInterval` does with everything that came in. May be called again.
+
+    Raises:
+        Unbalanced: before anything is prepared or committed.
+        Overtaken: another process has made this commit; nothing is changed.
+    """
+    chain = commits.chain
+    prepared = chain.store.prepared(token)
+    if prepared is None:
+        prepared = _balanced(commits, plan, token, carry, facts, close)
+    return chain.commit(prepared, check=check, patience=commits.patience)
+
+
+def _balanced(
+    commits: Commits, plan: Plan, token: Token, carry: Carry, facts: Facts, close: bool
+) -> Prepared:
+    outputs = {output.name: output for output in commits.outputs}
+    sources, watermark = advanced(carry, facts.reached, commits.disorder_us)
+    tallies, receipts = list(facts.tallies), list(facts.receipts)
+    if close:
+        # To close is to say that nothing comes before the end of what was open: what does is late.
+        watermark = max(watermark, _last_end(carry, facts))
+        sources = raised(sources, watermark)
+    kept = {}
+    for aggregate in commits.aggregates:
+        name = aggregate.spec.name
+        made = close_windows(
+            aggregate,
+            carry,
+            [r for r in facts.receipts if r.output == name and r.part == "states"],
+            [fact for fact in facts.opened if fact.output == name],
+            watermark,
+            outputs[name],
+            token,
+            commits.chain.held_folder(token),
+        )
+        receipts += made.receipts
+        tallies += made.tallies
+        kept[name] = made.kept
+    rows = ledger.build(token.run_id, commits.outputs, tallies, receipts)
+    wrong = _unread(plan, facts.reached) + ledger.check(rows)
+    wrong += strays(commits.outputs, tallies, receipts)
+    wrong += _lost_states(commits, facts) + _lost_late(commits, tallies, receipts)
+    if wrong:
+        error = explain(wrong)
+        commits.chain.store.finish(failed_record(token, error, rows))
+        raise Unbalanced(error)
+    return Prepared(
+        token=str(token),
+        outputs=tuple(prepared_output(output, receipts) for output in commits.outputs),
+        ledger_uri=commits.ledger_uri,
+        ledger=tuple(rows),
+        unreadable=tuple(sorted(region for r in receipts for region in r.unreadable)),
+        carry=msgspec.structs.replace(
+            carry,
+            sequence=carry.sequence + 1,
+            token=str(token),
+            watermark=watermark,
+            sources=sources,
+            aggregates=kept,
+        ),
+    )
+
+
+def _last_end(carry: Carry, facts: Facts) -> int:
+    """The watermark at which all windows are closed that hold a record."""
+    ends = [
+        closes for w in carry.aggregates.values() for c in w.records.values() for closes, _ in c
+    ]
+    return max([*ends, *(fact.closes for fact in facts.opened)], default=-FAR)
+
+
+def _unread(plan: Plan, reached: Sequence[Reached]) -> list[ledger.Imbalance]:
+    """Parts of the plan's intervals that nobody says to have read, or that were read twice."""
+    parts: dict[str, list[tuple[int, int]]] = {}
+    for part in reached:
+        if part.start != part.end:
+            parts.setdefault(part.source, []).append((part.start, part.end))
+    wrong = []
+    for interval in plan.intervals:
+        at = interval.start
+        for start, end in sorted(parts.pop(interval.source, [])):
+            at = end if start == at else -1
+        if at != interval.end:
+            wrong.append(_not_as_planned(interval))
+    for source in parts:
+        if plan.intervals:
+            wrong.append(_not_as_planned(Interval(source, 0, 0)))
+    return wrong
+
+
+def _not_as_planned(interval: Interval) -> ledger.Imbalance:
+    reason = f"positions {interval.start} to {interval.end} were planned, and others read"
+    return ledger.Imbalance(interval.source, "", interval.end - interval.start, reason)
+
+
+def _lost_states(commits: Commits, facts: Facts) -> list[ledger.Imbalance]:
+    """Aggregates whose states hold another number of records than went in."""
+    wrong = []
+    held = ledger.contributions(commits.outputs, facts.receipts)
+    for aggregate in commits.aggregates:
+        name = aggregate.spec.name
+        entered = sum(fact.rows for fact in facts.opened if fact.output == name)
+        if entered != held[name]:
+            reason = f"its states hold {held[name]} records, and {entered} went in"
+            wrong.append(ledger.Imbalance("", name, entered - held[name], reason))
+    return wrong
+
+
+def _lost_late(
+    commits: Commits, tallies: Iterable[Tally], receipts: Iterable[Receipt]
+) -> list[ledger.Imbalance]:
+    """Whether as many late records are staged as were counted."""
+    counts: Counter[str] = Counter()
+    for tally in tallies:
+        counts["late"] += tally.rows if tally.outcome == "late" else 0
+    if not commits.late:
+        return []
+    staged = sum(receipt.rows for receipt in receipts if receipt.output == commits.late)
+    if staged == counts["late"]:
+        return []
+    reason = f"{counts['late']} records were late, and {staged} are staged"
+    return [ledger.Imbalance("", commits.late, counts["late"] - staged, reason)]
+
+
+def _commit_facts(
+    facts: list[Any], commits: Commits, plan: Plan, token: Token, carry: Carry, close: bool
+) -> RunRecord:
+    return commit_interval(commits, plan, token, carry, Facts.of(facts), close=close).record

@@ -1,0 +1,164 @@
+"""The open windows of one aggregate at a commit: closed, given, counted and kept."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...schemas.aggregates.open_windows import Closed, Trigger, close, given
+from ...schemas.aggregates.spec import AggregateSpec
+from ...schemas.aggregates.states import state_schema
+from .. import storage
+from ..aggregate import batches_of, shard_of
+from ..carry import Carry, HeldFile, Opened, OpenWindows
+from ..plan import Token
+from ..receipts import Receipt
+from ..tallies import Tally
+from ..write.destination import Output
+from ..write.formats import BRIEF, FORMATS
+from ..write.stage import Hashing, StagedFiles
+
+FAR = 1 << 61
+"""A watermark after all times."""
+
+
+@dataclass(frozen=True)
+class OpenAggregate:
+    """An aggregate whose windows stay open from one commit to the next."""
+
+    spec: AggregateSpec
+    trigger: Trigger
+
+    @property
+    def described(self) -> str:
+        """What states of this aggregate can be merged with."""
+        return json.dumps(self.spec.described(), separators=(",", ":"), sort_keys=True)
+
+
+class Given(NamedTuple):
+    """What a commit makes of an aggregate: staged results, tallies, and what is kept."""
+
+    receipts: list[Receipt]
+    tallies: list[Tally]
+    kept: OpenWindows
+
+
+def close_windows(
+    aggregate: OpenAggregate,
+    carry: Carry,
+    new: Sequence[Receipt],
+    opened: Iterable[Opened],
+    watermark: int,
+    output: Output,
+    token: Token,
+    folder: str,
+) -> Given:
+    """Close the windows of an aggregate up to a watermark, shard by shard.
+
+    Args:
+        carry: of the commit before.
+        new: staged files of states of what came since.
+        opened: what went into them.
+        output, token: what results are staged for.
+        folder: where the states of windows that stay open are kept.
+
+    Raises:
+        AggregateOverflow: a result does not fit its type.
+    """
+    spec, trigger = aggregate.spec, aggregate.trigger
+    before = carry.aggregates.get(spec.name) or OpenWindows(described=aggregate.described)
+    results = StagedFiles(output, token)
+    files: list[HeldFile] = []
+    try:
+        for shard in range(carry.shards):
+            closed = close(
+                read_held(before, shard, spec),
+                _of_shard(new, shard, carry.shards, spec),
+                spec,
+                trigger,
+                before=carry.watermark,
+                watermark=watermark,
+            )
+            for batch in _result_batches(closed, aggregate, carry.sequence + 1):
+                results.write(batch)
+            if len(closed.held):
+                files.append(write_held(closed.held, spec, shard, folder))
+        receipts = results.close()
+    except BaseException:
+        results.abandon()
+        raise
+    records, tallies = _passed(spec.name, before, opened, watermark)
+    kept = OpenWindows(described=aggregate.described, files=tuple(files), records=records)
+    return Given(receipts, tallies, kept)
+
+
+def read_held(windows: OpenWindows, shard: int, spec: AggregateSpec) -> pa.Table | None:
+    """The states of a shard that were kept; ``None`` if there are none."""
+    tables = [_read(file.path, spec) for file in windows.files if file.shard == shard]
+    return pa.concat_tables(tables) if tables else None
+
+
+def write_held(states: pa.Table, spec: AggregateSpec, shard: int, folder: str) -> HeldFile:
+    """Write states to a file of their own, which stands once what names it does."""
+    path = storage.join(folder, f"{spec.name}-{shard}-{uuid.uuid4().hex}.{BRIEF}")
+    file = Hashing(storage.open_write(path))
+    with storage.named(path, "write"):
+        encoder = FORMATS[BRIEF](cast(BinaryIO, file), states.schema)
+        for batch in batches_of(states):
+            encoder.write(batch)
+        encoder.close()
+        file.close()
+    return HeldFile(path=path, shard=shard, rows=len(states), bytes=file.bytes)
+
+
+def _read(path: str, spec: AggregateSpec) -> pa.Table:
+    with storage.named(path, "read"), storage.open_read(path) as file:
+        table = pq.read_table(file, use_threads=False)
+    return table.cast(state_schema(spec))
+
+
+def _of_shard(new: Sequence[Receipt], shard: int, shards: int, spec: AggregateSpec) -> pa.Table:
+    tables = []
+    for receipt in new:
+        table = _read(receipt.path, spec)
+        if shards > 1:
+            table = table.filter(pa.array(shard_of(table, spec, shards) == shard))
+        tables.append(table)
+    return pa.concat_tables(tables) if tables else state_schema(spec).empty_table()
+
+
+def _result_batches(
+    closed: Closed, aggregate: OpenAggregate, revision: int
+) -> Iterator[pa.RecordBatch]:
+    yield from batches_of(given(closed, aggregate.spec, aggregate.trigger, revision))
+
+
+def _passed(
+    name: str, before: OpenWindows, opened: Iterable[Opened], watermark: int
+) -> tuple[dict[str, list[tuple[int, int]]], list[Tally]]:
+    """Records in windows that stay open, by source; and tallies of these, of those that were open
+    before, and of those that have been given."""
+    counts: Counter[tuple[str, int]] = Counter()
+    for source, closing in before.records.items():
+        counts.update({(source, closes): rows for closes, rows in closing})
+    for fact in opened:
+        counts[fact.source, fact.closes] += fact.rows
+    records: dict[str, list[tuple[int, int]]] = {}
+    written: Counter[str] = Counter()
+    for (source, closes), rows in sorted(counts.items()):
+        if closes <= watermark:
+            written[source] += rows
+        else:
+            records.setdefault(source, []).append((closes, rows))
+    kept = OpenWindows(described="", records=records)
+    tallies = [Tally(s, "open_before", n, name) for s, n in before.open_records().items()]
+    tallies += [Tally(source, "written", n, name) for source, n in written.items()]
+    tallies += [Tally(s, "open_after", n, name) for s, n in kept.open_records().items()]
+    return records, tallies

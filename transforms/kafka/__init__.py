@@ -1,0 +1,1 @@
+"""Kafka and its schema registry: what reading and writing have in common."""
