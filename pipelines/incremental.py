@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +16,7 @@ from .job import Job, Places
 from .logs import ERROR, say
 
 if TYPE_CHECKING:
+    from ..schemas.aggregates.open_windows import Trigger
     from ..transforms.intervals.chain import Chain, Head
     from ..transforms.intervals.windows import OpenAggregate
     from .graph import Reads, Run
@@ -86,7 +87,7 @@ class ArrivingFiles:
 
 def run_on(
     run: Run,
-    aggregates: tuple[OpenAggregate, ...],
+    triggers: Mapping[str, Trigger],
     disorder_us: int,
     source: Source,
     places: Places,
@@ -98,6 +99,7 @@ def run_on(
         JobError: it cannot go on.
     """
     from ..transforms.intervals.chain import Chain, Overtaken
+    from ..transforms.intervals.windows import OpenAggregate
     from ..transforms.lock import Locked, LockLost
     from ..transforms.runs import AlreadyCommitted
     from ..transforms.write.commit import Unbalanced
@@ -105,6 +107,7 @@ def run_on(
     from .launch import fail
 
     job = run.job
+    aggregates = tuple(OpenAggregate(spec, triggers[spec.name]) for spec in run.aggregates)
     chain = Chain(run.store)
     started = time.monotonic()
     try:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..transforms import storage
-from ..transforms.plan import InputFile, PlanError
+from ..transforms.plan import PlanError
 from ..transforms.storage import StorageError
 from . import exit_codes, logs, progress, runners
 from .arguments import job_flags
@@ -38,12 +38,9 @@ from .prepare import (
 if TYPE_CHECKING:
     import argparse
 
-    from ..schemas.aggregates.open_windows import Trigger
-    from ..schemas.aggregates.spec import AggregateSpec
-    from ..schemas.contract import Contract
     from ..transforms.runs import RunRecord
     from .graph import Run
-    from .steps import Steps
+    from .streams import KafkaTopic
 
 _HELP_FROM_BYTES = 32 << 20
 """Input below this is decoded sooner than helpers have started."""
@@ -69,7 +66,8 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
         logs.use(job.log_format)
         contract = job_contract(job)
         storage.use_options(beam_flags)
-        inputs = tuple(job_inputs(job, places))
+        source = _stream(job, places)
+        inputs = () if source else tuple(job_inputs(job, places))
     except JobError:
         # what is missing may be what a misspelt flag was to say
         runners.refuse_unknown(beam_flags, job_flag_names())
@@ -79,7 +77,8 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
         runners.keep_freed_memory()
         job = msgspec.structs.replace(job, shards=job.shards or 1)  # nobody shares the work
     job = msgspec.structs.replace(job, format=input_format(job, inputs, places))
-    if count := _helper_count(job, inputs, flags):
+    large = source is not None or sum(file.size for file in inputs) >= _HELP_FROM_BYTES
+    if count := _helper_count(job, large, flags):
         from ..transforms.decoding import attach_helpers
 
         with _interrupts_are_for_us_alone():
@@ -91,7 +90,12 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
             runners.refuse_unknown(flags, job_flag_names())
         triggers = job_triggers(job, aggregates, places)
         if job.until:
-            return _run_on(job, contract, steps, aggregates, triggers, inputs, places, flags)
+            disorder_us = job_disorder(job, places)
+            run = prepare(job, contract, steps, aggregates, (), places, triggers)
+            from .incremental import ArrivingFiles, run_on
+
+            source = source or ArrivingFiles(inputs, places)
+            return run_on(run, triggers, disorder_us, source, places, flags)
         run = prepare(job, contract, steps, aggregates, inputs, places)
         return _run(run, flags, started)
     except PlanError as error:
@@ -105,24 +109,16 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
             detach_helpers()
 
 
-def _run_on(
-    job: Job,
-    contract: Contract,
-    steps: Steps,
-    aggregates: tuple[AggregateSpec, ...],
-    triggers: dict[str, Trigger],
-    inputs: tuple[InputFile, ...],
-    places: Places,
-    flags: list[str],
-) -> int:
-    from .incremental import ArrivingFiles, run_on
+def _stream(job: Job, places: Places) -> KafkaTopic | None:
+    """The stream that a job reads, if it is one."""
+    if not any("://" in uri for uri in job.input):
+        return None
+    from . import streams
 
-    disorder_us = job_disorder(job, places)
-    run = prepare(job, contract, steps, aggregates, (), places, triggers)
-    from ..transforms.intervals.windows import OpenAggregate
-
-    going = tuple(OpenAggregate(spec, triggers[spec.name]) for spec in aggregates)
-    return run_on(run, going, disorder_us, ArrivingFiles(inputs, places), places, flags)
+    if not streams.is_stream(job, places):
+        return None
+    streams.refuse_without_end(job, places)
+    return streams.topic_of(job, places)
 
 
 @contextmanager
@@ -143,13 +139,12 @@ def job_flag_names() -> list[str]:
     return ["--job", *(f"--{key}" for key in KEYS)]
 
 
-def _helper_count(job: Job, inputs: tuple[InputFile, ...], flags: list[str]) -> int:
+def _helper_count(job: Job, large: bool, flags: list[str]) -> int:
     if job.format != "jsonl" or not runners.is_single_process(flags):
         return 0
     if job.helpers is not None:
         return max(job.helpers, 0)
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    large = sum(file.size for file in inputs) >= _HELP_FROM_BYTES
     return processors - 1 if large else 0  # this process decodes too
 
 

@@ -74,13 +74,15 @@ class Carry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Reached(NamedTuple):
     """That a partition has been read from ``start`` to ``end``, to which ``newest`` is the greatest
-    event time; ``idle`` if there was nothing to read and there is nothing more."""
+    event time; ``idle`` if there was nothing to read and there is nothing more. ``floor`` is a
+    watermark that it has whatever it holds."""
 
     source: str
     start: int
     end: int
     newest: int = NEVER
     idle: bool = False
+    floor: int = NEVER
 
 
 class Opened(NamedTuple):
@@ -109,13 +111,14 @@ def advanced(
         sources[part.source] = SourceState(
             next=max(part.end, before.next),
             newest=max(part.newest, before.newest),
-            floor=before.floor,
+            floor=max(part.floor, before.floor),
         )
         (idle.add if part.idle else idle.discard)(part.source)
-    active = [state for source, state in sources.items() if source not in idle]
-    watermark = carry.watermark
-    if active:
-        watermark = max(watermark, min(state.watermark(disorder_us) for state in active))
+    marks = {source: state.watermark(disorder_us) for source, state in sources.items()}
+    active = [mark for source, mark in marks.items() if source not in idle]
+    # Once nothing is on its way anywhere, time has come as far as it has in any partition.
+    reached_by_all = min(active) if active else max(marks.values(), default=NEVER)
+    watermark = max(carry.watermark, reached_by_all)
     return _raised(sources, idle, watermark), watermark
 
 

@@ -37,6 +37,10 @@ class EventClock:
         """The greatest event time of a source so far."""
         return self._newest.get(source, NEVER)
 
+    def raise_floor(self, source: str, watermark: int) -> None:
+        """Let a source have at least this watermark from now on."""
+        self._floors[source] = max(self._floors.get(source, NEVER), watermark)
+
     def stamp(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The batch with the column ``_watermark``. Of each source, rows are in order."""
         times = batch.column(self._event_time).view(pa.int64())

@@ -110,7 +110,7 @@ class _ParseBatches(beam.DoFn):
         batch, timestamp, window = task
         if decoded.records.num_rows:
             identity = batch if self._payload else batch.drop_columns([PAYLOAD])
-            records = _with_identity(decoded, identity)
+            records = with_identity(decoded, identity)
             yield WindowedValue(records, timestamp, (window,))
         if decoded.letters is not None:
             PROGRESS.dead += decoded.letters.num_rows
@@ -118,7 +118,8 @@ class _ParseBatches(beam.DoFn):
             yield TaggedOutput(DEAD_LETTERS, value)
 
 
-def _with_identity(decoded: Decoded, identity: pa.RecordBatch) -> pa.RecordBatch:
+def with_identity(decoded: Decoded, identity: pa.RecordBatch) -> pa.RecordBatch:
+    """The records of a batch that were kept, with the identity of its rows beside them."""
     if decoded.kept is not None:
         identity = identity.take(pa.array(decoded.kept))
     return pa.RecordBatch.from_arrays(

@@ -9,7 +9,6 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
-from apache_beam.transforms.window import GlobalWindows
 
 from ..schemas.arrow import IDENTITY, SOURCE
 from ..schemas.codes import Code
@@ -72,9 +71,6 @@ class _ApplyStep(beam.DoFn):
         self._with_text = not (contract and _has_restricted(contract.fields))
         self._origin = origin
 
-    def start_bundle(self) -> None:
-        self._filtered: Counter[str] = Counter()
-
     def process(self, batch: pa.RecordBatch) -> Iterator[Any]:
         kept, failures = self._step.attempt(batch)
         if kept.num_rows:
@@ -86,13 +82,9 @@ class _ApplyStep(beam.DoFn):
             gone = Counter(count_sources(batch, SOURCE))
             gone.subtract(count_sources(kept, SOURCE))
             gone.subtract(count_sources(failed, SOURCE))
-            self._filtered.update(gone)
-
-    def finish_bundle(self) -> Iterator[Any]:
-        for source, rows in self._filtered.items():
-            if rows:
-                tally = Tally(source, "filtered", rows)
-                yield TaggedOutput(TALLIES, GlobalWindows.windowed_value(tally))
+            for source, rows in gone.items():
+                if rows:
+                    yield TaggedOutput(TALLIES, Tally(source, "filtered", rows))
 
     def _letters(
         self, batch: pa.RecordBatch, failed: pa.RecordBatch, failures: Iterable[Failure]

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.transforms.window import GlobalWindows
+from apache_beam.transforms.window import GlobalWindow, GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ...schemas.arrow import HIDDEN, SOURCE, WATERMARK
@@ -74,7 +74,8 @@ class Stage(beam.PTransform):
 class StageFn(beam.DoFn):
     """Gives a bundle's receipts only when the bundle is finished.
 
-    So files of a bundle that failed have told nobody of themselves, and can be deleted.
+    So files of a bundle that failed have told nobody of themselves, and can be deleted. Rows of
+    different time stamps, which on streams are of different slices, never share a file.
     """
 
     def __init__(
@@ -85,32 +86,33 @@ class StageFn(beam.DoFn):
         keep_identity: bool,
         target_bytes: int | None,
     ) -> None:
-        self._make = (output, token, part, (WATERMARK,) if keep_identity else HIDDEN, target_bytes)
-        self._files: StagedFiles | None = None
+        dropped = (WATERMARK,) if keep_identity else HIDDEN
+        self._make = (output, token, part, dropped, target_bytes)
+        self._files: dict[Any, StagedFiles] = {}
 
     def start_bundle(self) -> None:
         self._forget()
-        self._files = StagedFiles(*self._make)
 
-    def process(self, element: pa.RecordBatch) -> None:
-        assert self._files is not None
-        self._files.write(element)
+    def process(self, element: pa.RecordBatch, timestamp: Any = beam.DoFn.TimestampParam) -> None:
+        if timestamp not in self._files:
+            self._files[timestamp] = StagedFiles(*self._make)
+        self._files[timestamp].write(element)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        assert self._files is not None
-        receipts = self._files.close()
-        self._files = None
-        for receipt in receipts:
-            yield GlobalWindows.windowed_value(receipt)
+        closed = [(time, files.close()) for time, files in self._files.items()]
+        self._files = {}
+        for timestamp, receipts in closed:
+            for receipt in receipts:
+                yield WindowedValue(receipt, timestamp, (GlobalWindow(),))
 
     def teardown(self) -> None:
         self._forget()
 
     def _forget(self) -> None:
         """Delete what a bundle left that was never finished."""
-        if self._files:
-            self._files.abandon()
-            self._files = None
+        for files in self._files.values():
+            files.abandon()
+        self._files = {}
 
 
 class StagedFiles:

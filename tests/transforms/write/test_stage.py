@@ -31,7 +31,7 @@ def to(tmp_path):
 def stage(fn, *batches):
     fn.start_bundle()
     for batch in batches:
-        assert fn.process(batch) is None
+        assert fn.process(batch, 0) is None
     values = list(fn.finish_bundle())
     assert all(value.windows == (GlobalWindow(),) for value in values)
     return [value.value for value in values]
@@ -84,12 +84,12 @@ def test_another_schema_gets_another_file(to):
 def test_a_failed_bundle_leaves_nothing(to, tmp_path):
     fn = make(to, target_bytes=1)
     fn.start_bundle()
-    fn.process(numbers(1))
-    fn.process(numbers(2))
+    fn.process(numbers(1), 0)
+    fn.process(numbers(2), 0)
     assert list(tmp_path.rglob("*.staged"))
     fn.start_bundle()
     assert not list(tmp_path.rglob("*.staged"))
-    fn.process(numbers(3))
+    fn.process(numbers(3), 0)
     fn.teardown()
     assert not list(tmp_path.rglob("*.staged"))
 
@@ -107,7 +107,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch, form):
     to = Output("events", f"{form}:{tmp_path}")
     fn = make(to)
     fn.start_bundle()
-    fn.process(numbers(1))
+    fn.process(numbers(1), 0)
 
     def full(handle):
         raise OSError(errno.ENOSPC, "no space")
@@ -123,7 +123,7 @@ def test_a_failing_write_is_named(tmp_path, monkeypatch):
     to = Output("events", f"parquet:{tmp_path}")
     fn = make(to)
     fn.start_bundle()
-    fn.process(numbers(1))
+    fn.process(numbers(1), 0)
 
     def fail(self, data):
         raise OSError(errno.EDQUOT, "quota")
@@ -139,7 +139,7 @@ def test_a_column_that_the_format_cannot_hold_is_named(tmp_path):
     fn = make(to)
     fn.start_bundle()
     with pytest.raises(TypeError, match="column 'd': Arrow type duration"):
-        fn.process(pa.RecordBatch.from_pydict({"d": pa.array([1], pa.duration("s"))}))
+        fn.process(pa.RecordBatch.from_pydict({"d": pa.array([1], pa.duration("s"))}), 0)
     fn.teardown()
     assert not list(tmp_path.rglob("*.staged"))
 

@@ -1,0 +1,90 @@
+"""Polled payloads to records that keep the contract, stamped with their partition's watermark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pyarrow as pa
+from apache_beam.pvalue import TaggedOutput
+
+from ....schemas.arrow import PAYLOAD
+from ....schemas.contract import Contract
+from ....schemas.decoded import Decoded, UnknownFields
+from ...carry import SourceState
+from ...dead_letters import Origin
+from ...decoding import Decoding, open_decoding
+from ...event_clock import EventClock
+from ...parse import with_identity
+from ...progress import PROGRESS
+from ...tallies import DEAD_LETTERS
+from .source import Polled
+
+DecoderOf = Callable[[Origin], Decoding]
+
+
+@dataclass(frozen=True)
+class Decodes:
+    """How payloads become records. Picklable.
+
+    Attributes:
+        payload: keep each record's bytes beside it.
+        disorder_us: by how many microseconds a record may come after a later one and be on time;
+            ``None`` where nothing asks for watermarks.
+        decoder: makes another decoding than that of JSON.
+    """
+
+    contract: Contract
+    origin: Origin
+    payload: bool = True
+    unknown_fields: UnknownFields = "ignore"
+    disorder_us: int | None = None
+    decoder: DecoderOf | None = None
+
+    def open(self) -> Decoding:
+        """The decoding itself, for one worker."""
+        origin = self.origin._replace(stage="parse")
+        if self.decoder is not None:
+            return self.decoder(origin)
+        return open_decoding(self.contract, self.unknown_fields, judge=True, origin=origin)
+
+    def clock(self, states: dict[str, SourceState]) -> EventClock | None:
+        """Where event time stands; ``None`` if nobody asks."""
+        if self.disorder_us is None or self.contract.event_time is None:
+            return None
+        return EventClock(self.contract.event_time, self.disorder_us, states)
+
+
+class Reading(NamedTuple):
+    """The decoding of one worker, with the event time of what it has given so far.
+
+    Outputs are batches of records, and tagged batches of dead letters, in the order of what was
+    put in.
+    """
+
+    decodes: Decodes
+    decoding: Decoding
+    clock: EventClock | None
+
+    def put(self, polled: Polled) -> Iterator[pa.RecordBatch | TaggedOutput]:
+        """Take what was polled; give what is done of it, and of what came before."""
+        PROGRESS.records += polled.batch.num_rows
+        for (batch,), decoded in self.decoding.put((polled.batch,)):
+            yield from self._outputs(batch, decoded)
+
+    def drain(self) -> Iterator[pa.RecordBatch | TaggedOutput]:
+        """Give all that is not done yet."""
+        for (batch,), decoded in self.decoding.drain():
+            yield from self._outputs(batch, decoded)
+
+    def _outputs(
+        self, batch: pa.RecordBatch, decoded: Decoded
+    ) -> Iterator[pa.RecordBatch | TaggedOutput]:
+        if decoded.records.num_rows:
+            identity = batch if self.decodes.payload else batch.drop_columns([PAYLOAD])
+            records = with_identity(decoded, identity)
+            yield self.clock.stamp(records) if self.clock else records
+        if decoded.letters is not None:
+            PROGRESS.dead += decoded.letters.num_rows
+            yield TaggedOutput(DEAD_LETTERS, decoded.letters)

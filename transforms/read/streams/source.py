@@ -1,0 +1,88 @@
+"""What a stream is: partitions of records, each in an order that never changes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import NamedTuple, Protocol
+
+import pyarrow as pa
+
+
+class Polled(NamedTuple):
+    """Records that have come, perhaps of several partitions, and where each goes on.
+
+    ``batch`` is by ``millstream.schemas.arrow.PAYLOADS``; of each source, rows are in order.
+    ``next`` has the first position of each source that has not been given: it may move without a
+    record, over positions that hold none.
+    """
+
+    batch: pa.RecordBatch
+    next: dict[str, int]
+
+
+class StreamReader(Protocol):
+    """Reads some partitions of a stream. To be used in a ``with`` block."""
+
+    @abstractmethod
+    def poll(self, rows: int, seconds: float) -> Polled | None:
+        """What has come: at most about so many rows, after at most so long; ``None`` if nothing.
+
+        Raises:
+            SourceError: it cannot be read on as things are.
+            Unavailable: the service does not answer.
+        """
+
+    @abstractmethod
+    def until(self, ends: Mapping[str, int]) -> Iterator[Polled]:
+        """All records before these positions, of all sources."""
+
+    @abstractmethod
+    def at_end(self) -> set[str]:
+        """The sources that have no more records now. A service that does not answer has said
+        nothing of the kind."""
+
+    @abstractmethod
+    def hold(self, sources: set[str]) -> None:
+        """Poll nothing of these sources for now, and of all others again."""
+
+    @abstractmethod
+    def discover(self) -> dict[str, int]:
+        """Partitions that have been added, with their first positions; they are read from now on.
+
+        Raises:
+            SourceError: the stream is not the one that it was.
+        """
+
+    @abstractmethod
+    def publish(self, positions: Mapping[str, int]) -> None:
+        """Tell those who watch how far behind readers are that all before these is committed."""
+
+    @abstractmethod
+    def __enter__(self) -> StreamReader: ...
+
+    @abstractmethod
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class StreamSource(Protocol):
+    """A stream that can be read by a few workers. Small and picklable."""
+
+    @abstractmethod
+    def open(self, positions: Mapping[str, int]) -> StreamReader:
+        """A reader of these sources from these positions."""
+
+    @abstractmethod
+    def part(self, number: int, parts: int) -> StreamSource:
+        """One of so many parts of the stream: a rule says which partitions are its own, those that
+        are added later too."""
+
+    @abstractmethod
+    def owns(self, source: str) -> bool:
+        """Whether a source is of this part of the stream."""
