@@ -19,15 +19,18 @@ from ..transforms.carry import Carry, SourceState
 from ..transforms.dead_letters import Origin
 from ..transforms.intervals.accumulate import Accumulate
 from ..transforms.intervals.commit import CommitInterval, Commits
+from ..transforms.intervals.slices import FACTS, AccumulateSlices, CommitSlices
 from ..transforms.parse import Parse
 from ..transforms.plan import Plan, Token
 from ..transforms.read.json_lines import ReadFromJsonLines
 from ..transforms.read.stamp import StampFiles
+from ..transforms.read.streams.unbounded import Pace
 from ..transforms.runs import RunRecord, RunStore
 from ..transforms.stage_result import StageResult
 from ..transforms.write.commit import CommitRun, refuse_shared
 from ..transforms.write.destination import Output
 from ..transforms.write.files import PRIVATE, SPILL, live_files
+from ..transforms.write.formats import BRIEF
 from ..transforms.write.stage import Stage
 from .job import Job
 
@@ -43,12 +46,23 @@ SHARDS = 4
 
 
 @dataclass(frozen=True)
+class Endless:
+    """How a run goes on for ever: by how many workers at once a stream is read, how, and after how
+    many seconds what has been read is committed in any case."""
+
+    parts: int
+    pace: Pace
+    every: float
+
+
+@dataclass(frozen=True)
 class GoesOn:
     """How a run goes on from the one before it: what it carries on, and what it reads."""
 
     commits: Commits
     carry: Carry
     read: Reads | None = None
+    endless: Endless | None = None
 
     def trigger(self, spec: AggregateSpec) -> Trigger:
         """When an aggregate's windows are given."""
@@ -87,6 +101,14 @@ class Run:
             DestinationError: two outputs have one name, or one place.
         """
         refuse_shared([*self.outputs, self.ledger])
+        if self.goes_on and (endless := self.goes_on.endless):
+            return CommitSlices(
+                self.goes_on.commits,
+                self.plan,
+                self.goes_on.carry,
+                slice_seconds=endless.pace.slice_seconds,
+                every=endless.every,
+            )
         if self.goes_on:
             going = self.goes_on
             return CommitInterval(
@@ -99,6 +121,11 @@ class Run:
             self.ledger.uri,
             patience=self.job.retry_seconds,
         )
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether it reads a stream for as long as it runs."""
+        return self.goes_on is not None and self.goes_on.endless is not None
 
     @property
     def spill(self) -> str:
@@ -139,6 +166,7 @@ class _Flow:
 
     def __init__(self, run: Run) -> None:
         self.facts: list[Any] = []
+        self._endless = run.is_endless
         self._outputs = {output.name: output for output in run.outputs}
         self._token = run.token
         self.origin = Origin("", run.job.name, run.token.run_id).of(run.contract)
@@ -146,6 +174,8 @@ class _Flow:
     def stage(self, batches: Any, label: str, output: str, **options: Any) -> None:
         """Stage batches for an output, if the job has it."""
         if output in self._outputs:
+            if self._endless:  # gathered into larger files when they are committed
+                options |= {"format": BRIEF, "keep_identity": True}
             stage = Stage(self._outputs[output], self._token, **options)
             self.facts.append(batches | label >> stage)
 
@@ -288,6 +318,16 @@ def _aggregate(records: Any, spec: AggregateSpec, run: Run, flow: _Flow) -> None
 
 
 def _accumulate(records: Any, spec: AggregateSpec, going: GoesOn, run: Run, flow: _Flow) -> None:
+    if going.endless:
+        aggregate = next(a for a in going.commits.aggregates if a.spec.name == spec.name)
+        slices = AccumulateSlices(aggregate, flow.origin)
+        outputs = records | f"Accumulate_{spec.name}" >> beam.ParDo(slices).with_outputs(
+            LATE, FACTS
+        )
+        outputs[LATE].element_type = pa.RecordBatch
+        flow.facts.append(outputs[FACTS])
+        flow.stage(outputs[LATE], f"StageLate_{spec.name}", LATE)
+        return
     into = Accumulate(
         spec,
         going.trigger(spec),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
@@ -11,13 +12,14 @@ import msgspec
 
 from ..transforms.carry import Carry, SourceState
 from ..transforms.plan import InputFile, Interval
-from . import exit_codes
+from . import exit_codes, runners
 from .job import Job, Places
 from .logs import ERROR, say
 
 if TYPE_CHECKING:
     from ..schemas.aggregates.open_windows import Trigger
     from ..transforms.intervals.chain import Chain, Head
+    from ..transforms.intervals.commit import Commits
     from ..transforms.intervals.windows import OpenAggregate
     from .graph import Reads, Run
 
@@ -139,44 +141,61 @@ class _Going:
     def run(self, source: Source, flags: list[str], started: float) -> int:
         from .graph import SHARDS
         from .launch import execute
+        from .streaming import stream
 
         job = self.base.job
         carry = self.head.carry if self.head else Carry(shards=job.shards or SHARDS)
         self._check_windows(carry)
         planned = source.plan(carry)
         closes = job.close_windows and any(w.records for w in carry.aggregates.values())
+        if runners.is_streaming(flags):
+            return stream(self._endless(carry, planned, job, flags), self.chain, flags)
         if self.head and planned.is_empty and not closes:
             say(f"nothing new since run {self.head.record.run_id}: nothing to do")
             return exit_codes.OK
         return execute(self._planned(carry, planned, job), flags, started)
 
+    def _endless(self, carry: Carry, planned: Planned, job: Job, flags: list[str]) -> Run:
+        """The run of a stream, which makes a plan of its own for each commit."""
+        from ..transforms.plan import Token
+        from ..transforms.read.streams.unbounded import Pace
+        from .graph import Endless, GoesOn
+
+        carry = _carried(carry, planned, carry.seen)
+        # What is staged is named by the process that stages it, what is committed by its commit.
+        token = Token(f"s{uuid.uuid4().hex[:15]}", self.base.plan.digest)
+        parts = 1 if runners.is_prism(flags) else carry.shards
+        endless = Endless(parts, Pace(), job.commit_every)
+        going = GoesOn(self._commits(job), carry, planned.read, endless)
+        return replace(self.base, token=token, goes_on=going)
+
     def _planned(self, carry: Carry, planned: Planned, job: Job) -> Run:
-        from ..transforms.intervals.commit import Commits
         from ..transforms.intervals.seen import write_seen
-        from .graph import LATE, GoesOn
+        from .graph import GoesOn
 
         plan = msgspec.structs.replace(
             self.base.plan, inputs=planned.inputs, intervals=planned.intervals, after=carry.token
         )
         reprocess = job.reprocess or carry.sequence > 0
         token = self.chain.begin(plan, carry.sequence + 1, reprocess=reprocess)
-        carry = msgspec.structs.replace(
-            carry,
-            sources={**planned.states, **carry.sources},
-            topics={**carry.topics, **planned.topics},
-            seen=write_seen(planned.seen, self.chain.store.folder(token).path),
-        )
-        commits = Commits(
+        seen = write_seen(planned.seen, self.chain.store.folder(token).path)
+        going = GoesOn(self._commits(job), _carried(carry, planned, seen), planned.read)
+        return replace(self.base, plan=plan, token=token, goes_on=going)
+
+    def _commits(self, job: Job) -> Commits:
+        from ..transforms.intervals.commit import Commits
+        from .graph import LATE
+
+        return Commits(
             chain=self.chain,
             outputs=self.base.outputs,
             ledger_uri=self.base.ledger.uri,
             aggregates=self.aggregates,
             disorder_us=self.disorder_us,
             late=LATE if job.late else "",
+            close=job.close_windows,
             patience=job.retry_seconds,
         )
-        going = GoesOn(commits, carry, planned.read)
-        return replace(self.base, plan=plan, token=token, goes_on=going)
 
     def _check_windows(self, carry: Carry) -> None:
         """See that the windows that are open can be gone on with.
@@ -193,3 +212,13 @@ class _Going:
             said = f"the aggregate {name!r} {what}, and {rows} records are in its open windows: "
             said += "run the job as it was once with close_windows, or give the aggregate another "
             raise self.places.error(("aggregates",), said + "name")
+
+
+def _carried(carry: Carry, planned: Planned, seen: str) -> Carry:
+    """What a run goes on from, with what it has found to read."""
+    return msgspec.structs.replace(
+        carry,
+        sources={**planned.states, **carry.sources},
+        topics={**carry.topics, **planned.topics},
+        seen=seen,
+    )

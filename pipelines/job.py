@@ -116,6 +116,9 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         str | None,
         "with until: where records go that are late for an aggregate, as jsonl:DIR",
     ] = None
+    commit_every: Annotated[
+        float, "with --streaming: seconds after which what has been read is committed in any case"
+    ] = 10.0
     close_windows: Annotated[bool, "with until: give all windows that are open as they are"] = False
     run_id: Annotated[str | None, "name of the run; else made from what the run will do"] = None
     reprocess: Annotated[bool, "read input that another run has committed already"] = False
@@ -263,7 +266,6 @@ def _checked(values: dict[str, Any], places: Places) -> Job:
             raise places.error((key,), f"expected at least 1, got {given}")
     if not job.input:
         raise places.error(("input",), "is empty: name at least one file or pattern")
-    _check_going_on(job, places)
     names: set[str] = set()
     for i, aggregate in enumerate(job.aggregates):
         at = ("aggregates", i, "name")
@@ -280,12 +282,23 @@ def _checked(values: dict[str, Any], places: Places) -> Job:
     return job
 
 
-def _check_going_on(job: Job, places: Places) -> None:
-    if not job.until:
+def check_going_on(job: Job, streaming: bool, places: Places) -> None:
+    """See that what is said of going on fits together.
+
+    Args:
+        streaming: the job goes on for as long as it runs.
+
+    Raises:
+        JobError: it does not.
+    """
+    if not job.until and not streaming:
         for key in ("late", "close_windows"):
             if getattr(job, key):
                 raise places.error((key,), "is for jobs that go on: say until: now")
         return
+    if job.until and streaming:
+        said = "a stream that is read up to now ends: leave out until, or --streaming"
+        raise places.error(("until",), said)
     if job.run_id:
         raise places.error(("run_id",), "runs that go on are numbered: leave it out")
     if job.aggregates and not job.late:

@@ -22,7 +22,7 @@ from ..transforms.plan import PlanError
 from ..transforms.storage import StorageError
 from . import exit_codes, logs, progress, runners
 from .arguments import job_flags
-from .job import KEYS, Job, JobError, Places, load_job
+from .job import KEYS, Job, JobError, Places, check_going_on, load_job
 from .logs import ERROR, WARNING, say
 from .prepare import (
     input_format,
@@ -66,7 +66,9 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
         logs.use(job.log_format)
         contract = job_contract(job)
         storage.use_options(beam_flags)
-        source = _stream(job, places)
+        streaming = runners.is_streaming(beam_flags)
+        check_going_on(job, streaming, places)
+        source = _stream(job, streaming, places)
         inputs = () if source else tuple(job_inputs(job, places))
     except JobError:
         # what is missing may be what a misspelt flag was to say
@@ -88,12 +90,14 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
         aggregates = tuple(job_aggregates(job, steps.contract, places))
         if beam_flags:
             runners.refuse_unknown(flags, job_flag_names())
-        triggers = job_triggers(job, aggregates, places)
-        if job.until:
+        triggers = job_triggers(job, aggregates, bool(job.until or streaming), places)
+        if job.until or streaming:
             disorder_us = job_disorder(job, places)
             run = prepare(job, contract, steps, aggregates, (), places, triggers)
             from .incremental import ArrivingFiles, run_on
 
+            if streaming and source is None:
+                raise places.error(("input",), "files are not read as a stream yet: say until: now")
             source = source or ArrivingFiles(inputs, places)
             return run_on(run, triggers, disorder_us, source, places, flags)
         run = prepare(job, contract, steps, aggregates, inputs, places)
@@ -109,7 +113,7 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
             detach_helpers()
 
 
-def _stream(job: Job, places: Places) -> KafkaTopic | None:
+def _stream(job: Job, streaming: bool, places: Places) -> KafkaTopic | None:
     """The stream that a job reads, if it is one."""
     if not any("://" in uri for uri in job.input):
         return None
@@ -117,7 +121,7 @@ def _stream(job: Job, places: Places) -> KafkaTopic | None:
 
     if not streams.is_stream(job, places):
         return None
-    streams.refuse_without_end(job, places)
+    streams.refuse_without_end(job, streaming, places)
     return streams.topic_of(job, places)
 
 

@@ -121,7 +121,7 @@ def job_aggregates(job: Job, contract: Contract, places: Places) -> list[Aggrega
 
 
 def job_triggers(
-    job: Job, aggregates: Sequence[AggregateSpec], places: Places
+    job: Job, aggregates: Sequence[AggregateSpec], going_on: bool, places: Places
 ) -> dict[str, Trigger]:
     """When each aggregate's windows are given, in a job that goes on.
 
@@ -134,7 +134,7 @@ def job_triggers(
     found = {}
     for i, (aggregate, spec) in enumerate(zip(job.aggregates, aggregates, strict=True)):
         asked = (aggregate.allowed_lateness, aggregate.early, aggregate.panes == "discarding")
-        if not job.until and any(asked):
+        if not going_on and any(asked):
             said = "allowed_lateness, early and panes are for jobs that go on: say until: now"
             raise places.error(("aggregates", i), said)
         try:
@@ -197,7 +197,7 @@ def prepare(
     from .steps import derive
 
     _check_csv_header(job, contract, places)
-    outputs, ledger, store = job_outputs(job, places)
+    outputs, ledger, store = job_outputs(job, places, going_on=triggers is not None)
     results = {spec.name: _results(spec, triggers) for spec in aggregates}
     outputs = [
         replace(output, tables=_tables(output, contract, steps, aggregates, results))
@@ -350,8 +350,13 @@ def _check_outputs(
             raise places.error(place, str(error)) from None
 
 
-def job_outputs(job: Job, places: Places) -> tuple[list[Output], Output, RunStore]:
+def job_outputs(
+    job: Job, places: Places, *, going_on: bool = False
+) -> tuple[list[Output], Output, RunStore]:
     """What is committed, in this order, the ledger, and where runs are kept.
+
+    Args:
+        going_on: windows stay open from one commit to the next.
 
     Raises:
         JobError: a destination cannot be used.
@@ -387,7 +392,7 @@ def job_outputs(job: Job, places: Places) -> tuple[list[Output], Output, RunStor
         found.append(output(a.name, a.output, "aggregates", "aggregates", i, "output"))
         to = found[-1].destination
         if isinstance(to, TableDestination) and to.options.mode == "upsert":
-            if not job.until:
+            if not going_on:
                 said = "mode=upsert would put a run's own results in place of those of other runs "
                 said += "for the same window; say append, or until: now"
                 raise places.error(("aggregates", i, "output"), said)
@@ -442,8 +447,10 @@ def _widening(job: Job, uris: dict[str, str]) -> dict[str, str]:
     from .graph import DUPLICATES, LATE
 
     settings = {}
+    if job.late or job.until:
+        settings["disorder"] = job.disorder
     if job.until:
-        settings |= {"until": job.until, "disorder": job.disorder}
+        settings["until"] = job.until
     if job.close_windows:
         settings["close_windows"] = "true"
     if LATE in uris:

@@ -42,6 +42,16 @@ def chosen(flags: list[str]) -> list[str]:
     return [f"--runner={LOCAL}", *rest]
 
 
+def is_streaming(flags: list[str]) -> bool:
+    """Whether the job goes on for as long as it runs."""
+    return "--streaming" in flags
+
+
+def is_prism(flags: list[str]) -> bool:
+    """Whether the job runs on Prism."""
+    return _take(flags, "--runner")[0].lower() == "prismrunner"
+
+
 def is_single_process(flags: list[str]) -> bool:
     """Whether the job runs in this process alone."""
     mode, _ = _take(flags, "--direct_running_mode")

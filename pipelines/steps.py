@@ -45,7 +45,7 @@ def open_steps(job: Job, contract: Contract, places: Places) -> Steps:
     schema = batch_schema(
         contract,
         keep_unknown=job.unknown_fields == "keep",
-        watermark=bool(job.until and job.aggregates),
+        watermark=bool(job.late and job.aggregates),
     )
     steps: list[RecordStep] = []
     for i in range(len(job.steps)):

@@ -138,6 +138,17 @@ class _Intervals:
         from ..transforms.read.streams.bounded import ReadIntervals
 
         assert run.goes_on is not None
+        if endless := run.goes_on.endless:
+            from ..transforms.read.streams.unbounded import ReadStream
+
+            read_on = ReadStream(
+                KafkaStream(self.input, self.topic_id),
+                decodes(run, origin),
+                run.goes_on.carry.sources,
+                parts=endless.parts,
+                pace=endless.pace,
+            )
+            return pipeline | "Read" >> read_on
         read = ReadIntervals(
             KafkaStream(self.input, self.topic_id),
             run.plan.intervals,
@@ -163,12 +174,13 @@ def decodes(run: Run, origin: Origin) -> Any:
     )
 
 
-def refuse_without_end(job: Job, places: Places) -> None:
+def refuse_without_end(job: Job, streaming: bool, places: Places) -> None:
     """See that a job that reads a stream says how far.
 
     Raises:
         JobError: it does not.
     """
-    if not job.until:
-        said = "a stream has no end: say until: now, to go on from where the last run stopped"
+    if not job.until and not streaming:
+        said = "a stream has no end: say until: now, to go on from where the last run stopped, or "
+        said += "--streaming, to go on for ever"
         raise places.error(("input",), said)

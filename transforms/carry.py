@@ -85,6 +85,12 @@ class Reached(NamedTuple):
     floor: int = NEVER
 
 
+class Stopped(NamedTuple):
+    """That a part of an endless stream is read no more: what has been read is to be committed."""
+
+    part: int
+
+
 class Opened(NamedTuple):
     """That so many records of a source went into an aggregate's windows that are all closed when
     the watermark reaches ``closes``."""

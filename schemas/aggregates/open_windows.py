@@ -114,7 +114,7 @@ def close(
     Raises:
         AggregateOverflow: a result does not fit its type.
     """
-    new = _of_one(new, spec)
+    new = of_one(new, spec)
     merged = merge_states([held, new] if held is not None else [new], spec)
     panes: dict[Pane, pa.Table] = {"on_time": _between(merged, spec, before, watermark)}
     if trigger.lateness_us and before > NEVER:
@@ -224,14 +224,13 @@ def _among(windows: pa.Table, wanted: pa.Table, spec: AggregateSpec) -> np.ndarr
     return is_wanted[groups.ids[: len(windows)]]
 
 
-def _of_one(states: pa.Table, spec: AggregateSpec) -> pa.Table:
-    """States as one nameless contribution's."""
+def of_one(states: pa.Table, spec: AggregateSpec, contribution: str = "") -> pa.Table:
+    """States as those of one contribution, each slice and group once."""
     schema = state_schema(spec)
     place = schema.get_field_index("contribution")
     field = schema.field(place)
-    nameless = pa.DictionaryArray.from_arrays(np.zeros(len(states), np.int32), [""])
-    nameless = states.set_column(place, field, nameless.cast(field.type))
-    return merge_states([nameless], spec)
+    column = pa.DictionaryArray.from_arrays(np.zeros(len(states), np.int32), [contribution])
+    return merge_states([states.set_column(place, field, column.cast(field.type))], spec)
 
 
 def _ends(states: pa.Table, spec: AggregateSpec, *, last: bool) -> np.ndarray:

@@ -77,6 +77,11 @@ class Chain:
         record = complete(self.store, prepared, check=check, patience=patience)
         return Head(prepared.carry, record)
 
+    def newest(self) -> int:
+        """The number of the newest commit; 0 if there is none."""
+        paths = self._links()
+        return int(paths[-1].rpartition("/")[2].removesuffix(".json")) if paths else 0
+
     def begin(self, plan: Plan, sequence: int, *, reprocess: bool = True) -> Token:
         """Write down the plan of the commit of a number.
 

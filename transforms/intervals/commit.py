@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import msgspec
 
-from .. import ledger
+from .. import ledger, storage
 from ..carry import Carry, Opened, Reached, advanced, raised
 from ..plan import Interval, Plan, Token
 from ..receipts import Receipt
@@ -20,7 +20,7 @@ from ..write.attempts import PATIENCE_SECONDS
 from ..write.commit import Unbalanced, barrier, explain, failed_record, prepared_output, strays
 from ..write.destination import Output
 from .chain import Chain, Head
-from .windows import FAR, OpenAggregate, close_windows
+from .windows import FAR, HeldStates, OpenAggregate, close_windows
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Commits:
         aggregates: outputs whose windows stay open from one commit to the next.
         disorder_us: by how many microseconds a record may come after a later one.
         late: the output of late records.
+        close: the last commit of a stream closes all windows that are open.
         patience: seconds for which a service that does not answer is asked again.
     """
 
@@ -43,6 +44,7 @@ class Commits:
     aggregates: tuple[OpenAggregate, ...] = ()
     disorder_us: int = 0
     late: str = ""
+    close: bool = False
     patience: float = PATIENCE_SECONDS
 
 
@@ -99,22 +101,41 @@ def commit_interval(
     *,
     close: bool = False,
     check: Callable[[], object] | None = None,
+    states: HeldStates | None = None,
 ) -> Head:
     """What :class:`CommitInterval` does with everything that came in. May be called again.
+
+    Args:
+        states: what this process knows of open windows, if it makes many commits.
 
     Raises:
         Unbalanced: before anything is prepared or committed.
         Overtaken: another process has made this commit; nothing is changed.
     """
     chain = commits.chain
+    states = states or HeldStates()
     prepared = chain.store.prepared(token)
     if prepared is None:
-        prepared = _balanced(commits, plan, token, carry, facts, close)
-    return chain.commit(prepared, check=check, patience=commits.patience)
+        prepared = _balanced(commits, plan, token, carry, facts, close, states)
+    head = chain.commit(prepared, check=check, patience=commits.patience)
+    states.turn(head.carry.token)
+    for path in _held_paths(carry) - _held_paths(head.carry):
+        storage.delete(path)  # a restart begins with what this commit has kept
+    return head
+
+
+def _held_paths(carry: Carry) -> set[str]:
+    return {file.path for windows in carry.aggregates.values() for file in windows.files}
 
 
 def _balanced(
-    commits: Commits, plan: Plan, token: Token, carry: Carry, facts: Facts, close: bool
+    commits: Commits,
+    plan: Plan,
+    token: Token,
+    carry: Carry,
+    facts: Facts,
+    close: bool,
+    states: HeldStates,
 ) -> Prepared:
     outputs = {output.name: output for output in commits.outputs}
     sources, watermark = advanced(carry, facts.reached, commits.disorder_us)
@@ -135,6 +156,7 @@ def _balanced(
             outputs[name],
             token,
             commits.chain.held_folder(token),
+            states,
         )
         receipts += made.receipts
         tallies += made.tallies

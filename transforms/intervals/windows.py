@@ -12,9 +12,9 @@ from typing import BinaryIO, NamedTuple, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...schemas.aggregates.open_windows import Closed, Trigger, close, given
+from ...schemas.aggregates.open_windows import Closed, Trigger, close, closing_times, given, of_one
 from ...schemas.aggregates.spec import AggregateSpec
-from ...schemas.aggregates.states import state_schema
+from ...schemas.aggregates.states import merge_states, state_schema
 from .. import storage
 from ..aggregate import batches_of, shard_of
 from ..carry import Carry, HeldFile, Opened, OpenWindows
@@ -27,6 +27,8 @@ from ..write.stage import Hashing, StagedFiles
 
 FAR = 1 << 61
 """A watermark after all times."""
+MOST_FILES = 32
+"""Files that the states of a shard are kept in at most."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,27 @@ class Given(NamedTuple):
     kept: OpenWindows
 
 
+class HeldStates:
+    """The states of open windows as they were kept last, for a process that commits repeatedly."""
+
+    def __init__(self) -> None:
+        self._token = ""
+        self._held: dict[tuple[str, int], pa.Table] = {}
+        self._next: dict[tuple[str, int], pa.Table] = {}
+
+    def find(self, token: str, name: str, shard: int) -> pa.Table | None:
+        """What the commit of a token kept of a shard; ``None`` if that is not known here."""
+        return self._held.get((name, shard)) if token and token == self._token else None
+
+    def keep(self, name: str, shard: int, states: pa.Table) -> None:
+        """Note what the next commit keeps."""
+        self._next[name, shard] = states
+
+    def turn(self, token: str) -> None:
+        """Say that the next commit has been made, under this token."""
+        self._token, self._held, self._next = token, self._next, {}
+
+
 def close_windows(
     aggregate: OpenAggregate,
     carry: Carry,
@@ -59,6 +82,7 @@ def close_windows(
     output: Output,
     token: Token,
     folder: str,
+    states: HeldStates,
 ) -> Given:
     """Close the windows of an aggregate up to a watermark, shard by shard.
 
@@ -68,6 +92,7 @@ def close_windows(
         opened: what went into them.
         output, token: what results are staged for.
         folder: where the states of windows that stay open are kept.
+        states: those of the commit before, if this process has made it.
 
     Raises:
         AggregateOverflow: a result does not fit its type.
@@ -78,9 +103,12 @@ def close_windows(
     files: list[HeldFile] = []
     try:
         for shard in range(carry.shards):
+            held = states.find(carry.token, spec.name, shard)
+            is_known = held is not None
+            came = _of_shard(new, shard, carry.shards, spec)
             closed = close(
-                read_held(before, shard, spec),
-                _of_shard(new, shard, carry.shards, spec),
+                held if is_known else read_held(before, shard, aggregate, carry.watermark),
+                came,
                 spec,
                 trigger,
                 before=carry.watermark,
@@ -88,7 +116,12 @@ def close_windows(
             )
             for batch in _result_batches(closed, aggregate, carry.sequence + 1):
                 results.write(batch)
-            if len(closed.held):
+            states.keep(spec.name, shard, closed.held)
+            older = [file for file in before.files if file.shard == shard]
+            if is_known and _is_worth_adding(older, came, closed.held):
+                files += older
+                files += [write_held(came, spec, shard, folder)] if len(came) else []
+            elif len(closed.held):
                 files.append(write_held(closed.held, spec, shard, folder))
         receipts = results.close()
     except BaseException:
@@ -99,10 +132,27 @@ def close_windows(
     return Given(receipts, tallies, kept)
 
 
-def read_held(windows: OpenWindows, shard: int, spec: AggregateSpec) -> pa.Table | None:
-    """The states of a shard that were kept; ``None`` if there are none."""
+def _is_worth_adding(older: Sequence[HeldFile], came: pa.Table, held: pa.Table) -> bool:
+    """Whether to keep what came beside what was kept before, rather than write all anew.
+
+    All that is kept is read together, so that it may hold windows that are long closed, and a
+    group in several files: up to as many rows again as there are.
+    """
+    rows = sum(file.rows for file in older) + len(came)
+    return bool(older) and len(older) < MOST_FILES and rows <= 2 * len(held) + 1000
+
+
+def read_held(
+    windows: OpenWindows, shard: int, aggregate: OpenAggregate, watermark: int
+) -> pa.Table | None:
+    """The states of a shard that were kept, as of a watermark; ``None`` if there are none."""
+    spec = aggregate.spec
     tables = [_read(file.path, spec) for file in windows.files if file.shard == shard]
-    return pa.concat_tables(tables) if tables else None
+    if not tables:
+        return None
+    table = merge_states(tables, spec)
+    kept = closing_times(table, spec) + aggregate.trigger.lateness_us > watermark
+    return table.filter(pa.array(kept))
 
 
 def write_held(states: pa.Table, spec: AggregateSpec, shard: int, folder: str) -> HeldFile:
@@ -131,7 +181,7 @@ def _of_shard(new: Sequence[Receipt], shard: int, shards: int, spec: AggregateSp
         if shards > 1:
             table = table.filter(pa.array(shard_of(table, spec, shards) == shard))
         tables.append(table)
-    return pa.concat_tables(tables) if tables else state_schema(spec).empty_table()
+    return of_one(pa.concat_tables(tables) if tables else state_schema(spec).empty_table(), spec)
 
 
 def _result_batches(

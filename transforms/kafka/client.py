@@ -129,19 +129,32 @@ class Client:
         except KafkaException as error:
             raise self._explanation(error.args[0]) from error
 
+    def forget(self) -> None:
+        """Forget what clients were refused before: they have been let in since."""
+        self._said.clear()
+
+    def raise_refusal(self) -> None:
+        """Raise it if brokers do not let a client in, which tries on and says nothing."""
+        if refusals := self._refusals():
+            raise self._explanation(refusals[-1])
+
+    def _refusals(self) -> list[KafkaError]:
+        return [said for said in self._said if said.code() in _REFUSED]
+
     def _made(
         self, kind: Callable[..., _Made], said: Mapping[str, Any], ours: Mapping[str, Any]
     ) -> _Made:
         always = {"bootstrap.servers": self._servers, "error_cb": self._said.append}
         try:
             return kind({**_DEFAULTS, **said, **ours, **always}, logger=_LOG)
-        except KafkaException as error:
-            text = _without_values(error.args[0].str(), said)
+        except (KafkaException, TypeError) as error:
+            what = error.args[0]
+            text = _without_values(what.str() if isinstance(what, KafkaError) else what, said)
             raise self.mistake(f"{self.place}: {self._path or 'Kafka'}: {text}") from None
 
     def _explanation(self, error: KafkaError) -> Exception:
         # A client that is not let in tries on, and the call merely times out.
-        refusals = [said for said in self._said if said.code() in _REFUSED]
+        refusals = self._refusals()
         if error.code() in _SILENT and refusals:
             error = refusals[-1]
         text = f"{self.place}: {error.str()}"

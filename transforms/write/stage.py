@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, cast
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from apache_beam.transforms.window import GlobalWindow, GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -44,6 +45,7 @@ class Stage(beam.PTransform):
         part: ``states`` for partial states of aggregates; their column ``rows`` is added up.
         keep_identity: write ``_source``, ``_position`` and ``_payload`` too.
         target_bytes: the size from which on a file is closed and another begun; else the output's.
+        format: of files that are read again before they are committed: they are cut by size alone.
 
     Raises:
         StorageError: in the pipeline, when a file cannot be written.
@@ -58,9 +60,10 @@ class Stage(beam.PTransform):
         part: Part = "data",
         keep_identity: bool = False,
         target_bytes: int | None = None,
+        format: str | None = None,
     ) -> None:
         super().__init__()
-        self.fn = StageFn(output, token, part, keep_identity, target_bytes)
+        self.fn = StageFn(output, token, part, keep_identity, target_bytes, format)
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         # A receipt belongs to no window: what is committed together is the run.
@@ -85,9 +88,10 @@ class StageFn(beam.DoFn):
         part: Part,
         keep_identity: bool,
         target_bytes: int | None,
+        format: str | None = None,
     ) -> None:
         dropped = (WATERMARK,) if keep_identity else HIDDEN
-        self._make = (output, token, part, dropped, target_bytes)
+        self._make = (output, token, part, dropped, target_bytes, format)
         self._files: dict[Any, StagedFiles] = {}
 
     def start_bundle(self) -> None:
@@ -124,6 +128,7 @@ class StagedFiles:
     Args:
         dropped: columns that are not written; ``_source`` is counted all the same.
         target_bytes: else the output's own.
+        format: else the output's own; if given, rows are not cut by partitions.
     """
 
     def __init__(
@@ -133,11 +138,13 @@ class StagedFiles:
         part: Part = "data",
         dropped: Sequence[str] = (),
         target_bytes: int | None = None,
+        format: str | None = None,
     ) -> None:
         layout = output.destination.layout or Layout()
         self._make = (output, token, part)
+        self._format = format
         self._dropped = frozenset(dropped)
-        self._partitions = layout.partition_by if part == "data" else ()
+        self._partitions = layout.partition_by if part == "data" and not format else ()
         self._target_bytes = target_bytes or layout.target_bytes
         self._checked: pa.Schema | None = None
         self._gathered: dict[str, _Gathered] = {}  # by folder
@@ -220,7 +227,7 @@ class StagedFiles:
         if not sink:
             if len(self._open) >= OPEN_FILES:
                 self._close(next(iter(self._open)))
-            sink = self._open[folder] = Sink(*self._make, columns.schema, folder)
+            sink = self._open[folder] = Sink(*self._make, columns.schema, folder, self._format)
         self._open.move_to_end(folder)
         sink.write(columns, batch)
 
@@ -245,9 +252,15 @@ class Sink:
     """One staged file, from its first batch to its receipt."""
 
     def __init__(
-        self, output: Output, token: Token, part: Part, schema: pa.Schema, folder: str = ""
+        self,
+        output: Output,
+        token: Token,
+        part: Part,
+        schema: pa.Schema,
+        folder: str = "",
+        format: str | None = None,
     ) -> None:
-        format = format_of(output.destination.format, part)
+        format = format or format_of(output.destination.format, part)
         self.path = staged_path(output.destination, token.run_id, format)
         self.schema = schema
         self._folder = folder
@@ -380,6 +393,26 @@ def stage_batches(output: Output, token: Token, batches: Iterable[pa.RecordBatch
     try:
         for batch in batches:
             files.write(batch)
+        return files.close()
+    except BaseException:
+        files.abandon()
+        raise
+
+
+def restage(receipts: Sequence[Receipt], output: Output, token: Token) -> list[Receipt]:
+    """Stage anew what was staged in brief files with its identity, as the output wants it.
+
+    Raises:
+        StorageError: a file cannot be read or written.
+    """
+    layout = output.destination.layout
+    keeps = layout is None or output.tables
+    files = StagedFiles(output, token, dropped=(WATERMARK,) if keeps else HIDDEN)
+    try:
+        for receipt in receipts:
+            with storage.named(receipt.path, "read"), storage.open_read(receipt.path) as file:
+                for batch in pq.ParquetFile(file).iter_batches(use_threads=False):
+                    files.write(batch)
         return files.close()
     except BaseException:
         files.abandon()

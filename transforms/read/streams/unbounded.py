@@ -26,7 +26,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 from ....schemas.aggregates.open_windows import NEVER
 from ....schemas.arrow import SOURCE
-from ...carry import Reached, SourceState
+from ...carry import Reached, SourceState, Stopped
 from ...coder import RecordBatchCoder  # registers it  # noqa: F401
 from ...stage_result import StageResult
 from ...tallies import DEAD_LETTERS, TALLIES, Tally, count_sources
@@ -135,6 +135,8 @@ class ReadStreamFn(beam.DoFn):
         tracker.try_claim(after)
         for fact in part.facts(position, after):
             yield _at(began, fact)
+        if over:
+            yield _at(began, TaggedOutput(REACHED, Stopped(element.number)))
         if not over:
             watermark.set_watermark(_now(watermark))
             tracker.defer_remainder()
