@@ -19,6 +19,7 @@ import msgspec
 from ..schemas.contract import ContractError
 from ..schemas.csv.options import CsvOptions
 from ..schemas.documents import Document, read_document
+from ..schemas.enrich.spec import EnrichJob, LookupJob, Validity
 from ..schemas.problems import did_you_mean, list_names
 from .logs import LogFormat
 
@@ -46,12 +47,28 @@ class AggregateJob(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class StepJob(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One step between the contract and the outputs: ``sql`` or ``python``."""
+    """One step between the contract and the outputs: ``sql``, ``python``, ``enrich`` or ``lookup``.
+
+    What a job does not say of the latter two is not in its plan either.
+    """
 
     sql: str | None = None
     python: str | None = None
     over: Literal["batch", "row"] = "batch"
     adds: dict[str, str] = {}
+    enrich: EnrichJob | msgspec.UnsetType = msgspec.UNSET
+    lookup: LookupJob | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds that it is said to be of, which should be one."""
+        given = {
+            "sql": self.sql is not None,
+            "python": self.python is not None,
+            "enrich": self.enrich is not msgspec.UNSET,
+            "lookup": self.lookup is not msgspec.UNSET,
+        }
+        return [kind for kind, is_given in given.items() if is_given]
 
 
 class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -77,7 +94,8 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         "another run has committed to the output",
     ] = "no"
     steps: Annotated[
-        list[StepJob], "what happens to records before they are written, as YAML: sql, python"
+        list[StepJob],
+        "what happens to records before they are written, as YAML: sql, python, enrich, lookup",
     ] = []
     output: Annotated[
         str | None,
@@ -235,13 +253,22 @@ def _placed(key: str, value: Any, base: str) -> Any:
     if key in _URIS and isinstance(value, str):
         return _uri_from(base, value)
     if key == "aggregates" and isinstance(value, list):
+        return [_with_uri_from(base, aggregate, "output") for aggregate in value]
+    if key == "steps" and isinstance(value, list):
         return [
-            {**a, "output": _uri_from(base, a["output"])}
-            if isinstance(a, dict) and isinstance(a.get("output"), str)
-            else a
-            for a in value
+            {**step, "enrich": _with_uri_from(base, step["enrich"], "from")}
+            if isinstance(step, dict) and "enrich" in step
+            else step
+            for step in value
         ]
     return value
+
+
+def _with_uri_from(base: str, part: Any, key: str) -> Any:
+    """A part of a job with the URI that it has under a key made relative to another folder."""
+    if isinstance(part, dict) and isinstance(part.get(key), str):
+        return {**part, key: _uri_from(base, part[key])}
+    return part
 
 
 def _from(base: str, path: str) -> str:
@@ -275,9 +302,9 @@ def _checked(values: dict[str, Any], places: Places) -> Job:
             raise places.error(at, f"the name {aggregate.name!r} is taken; choose another")
         names.add(aggregate.name)
     for i, step in enumerate(job.steps):
-        if (step.sql is None) == (step.python is None):
-            raise places.error(("steps", i), "expected sql or python, one of them")
-        if step.sql is not None and (step.adds or step.over != "batch"):
+        if len(step.kinds) != 1:
+            raise places.error(("steps", i), "expected sql, python, enrich or lookup, one of them")
+        if step.python is None and (step.adds or step.over != "batch"):
             raise places.error(("steps", i), "over and adds belong to python steps")
     return job
 
@@ -329,7 +356,8 @@ def _explained(error: msgspec.ValidationError, values: dict[str, Any], places: P
         for step in steps:
             inside = inside[step]
         steps.append(next(k for k, v in inside.items() if not isinstance(v, str)))
-    names = _PARTS[str(steps[0])].__struct_fields__ if steps and steps[0] in _PARTS else ()
+    part = _part_at(steps)
+    names = part.__struct_encode_fields__ if part else ()
     if unknown := _UNKNOWN_FIELD.match(said):
         steps.append(unknown[1])
         said = f"no such key: {unknown[1]}{did_you_mean(unknown[1], names)}"
@@ -341,7 +369,7 @@ def _explained(error: msgspec.ValidationError, values: dict[str, Any], places: P
         for step in steps:
             given = given[step]
         if len(steps) > 1:
-            kind = get_type_hints(_PARTS[str(steps[0])])[str(steps[-1])]
+            kind = get_type_hints(_part_at(steps[:-1]))[str(steps[-1])]
         said = _not_among(given, get_args(kind))
     else:
         said = re.sub(r"`(.*?)`", lambda m: _in_words(m[1]), said[0].lower() + said[1:])
@@ -351,9 +379,17 @@ def _explained(error: msgspec.ValidationError, values: dict[str, Any], places: P
 _PARTS: dict[str, type[msgspec.Struct]] = {
     "aggregates": AggregateJob,
     "steps": StepJob,
+    "steps.enrich": EnrichJob,
+    "steps.enrich.valid": Validity,
+    "steps.enrich.csv": CsvOptions,
+    "steps.lookup": LookupJob,
     "csv": CsvOptions,
 }
-"""Key → what it is, or is a list of."""
+"""Keys → what they are, or are a list of."""
+
+
+def _part_at(steps: Sequence[str | int]) -> type[msgspec.Struct] | None:
+    return _PARTS.get(".".join(step for step in steps if isinstance(step, str)))
 
 
 def _in_words(kinds: str) -> str:

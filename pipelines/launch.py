@@ -66,7 +66,8 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
         logs.use(job.log_format)
         contract = job_contract(job)
         storage.use_options(beam_flags)
-        streaming = runners.is_streaming(beam_flags)
+        flags = runners.chosen(beam_flags)
+        streaming = runners.is_streaming(flags)
         check_going_on(job, streaming, places)
         source = _stream(job, streaming, places)
         inputs = () if source else tuple(job_inputs(job, places))
@@ -74,7 +75,6 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
         # what is missing may be what a misspelt flag was to say
         runners.refuse_unknown(beam_flags, job_flag_names())
         raise
-    flags = runners.chosen(beam_flags)
     if runners.is_single_process(flags):
         runners.keep_freed_memory()
         job = msgspec.structs.replace(job, shards=job.shards or 1)  # nobody shares the work

@@ -203,7 +203,7 @@ def prepare(
         replace(output, tables=_tables(output, contract, steps, aggregates, results))
         for output in outputs
     ]
-    plan = _plan(job, contract, inputs, outputs)
+    plan = _plan(job, contract, steps, inputs, outputs)
     try:
         token = plan.token(job.run_id)
     except PlanError as error:
@@ -406,7 +406,11 @@ def job_outputs(
 
 
 def _plan(
-    job: Job, contract: Contract, inputs: tuple[InputFile, ...], outputs: list[Output]
+    job: Job,
+    contract: Contract,
+    steps: Steps,
+    inputs: tuple[InputFile, ...],
+    outputs: list[Output],
 ) -> Plan:
     from .graph import DEAD_LETTERS, RECORDS
 
@@ -437,12 +441,12 @@ def _plan(
             "compression": job.compression,
             "unknown_fields": job.unknown_fields,
             "max_record_bytes": str(job.max_record_bytes),
-            **_widening(job, uris),
+            **_widening(job, steps, uris),
         },
     )
 
 
-def _widening(job: Job, uris: dict[str, str]) -> dict[str, str]:
+def _widening(job: Job, steps: Steps, uris: dict[str, str]) -> dict[str, str]:
     """Settings of what a job need not have: those it has not leave its plan's digest alone."""
     from .graph import DUPLICATES, LATE
 
@@ -461,6 +465,8 @@ def _widening(job: Job, uris: dict[str, str]) -> dict[str, str]:
         settings["duplicates"] = uris[DUPLICATES]
     if job.steps:
         settings["steps"] = msgspec.json.encode(job.steps).decode()
+    if steps.references:
+        settings["references"] = json.dumps(steps.references)
     if job.format == "csv":
         settings["csv"] = msgspec.json.encode(job.csv).decode()
     return settings

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import pyarrow as pa
 
 from ..schemas.arrow import HIDDEN, UNKNOWN, arrow_type, batch_schema, field_of_arrow
 from ..schemas.contract import Contract, Field
 from ..schemas.table import Table, table_of_contract
-from .job import Job, Places
+from .job import Job, Places, StepJob
 
 if TYPE_CHECKING:
     from ..schemas.aggregates.spec import AggregateSpec
@@ -26,6 +27,18 @@ class Steps(NamedTuple):
     steps: tuple[RecordStep, ...]
     schema: pa.Schema
     contract: Contract
+
+    @property
+    def references(self) -> dict[str, str]:
+        """Number of a step that reads files as reference → their version."""
+        from ..transforms.enrich import EnrichStep, reference_version
+
+        versions = {
+            str(i): reference_version(step.reference)
+            for i, step in enumerate(self.steps)
+            if isinstance(step, EnrichStep)
+        }
+        return {i: version for i, version in versions.items() if version}
 
     @property
     def table(self) -> Table:
@@ -49,31 +62,73 @@ def open_steps(job: Job, contract: Contract, places: Places) -> Steps:
     )
     steps: list[RecordStep] = []
     for i in range(len(job.steps)):
-        steps.append(_open(job, i, schema, places))
+        steps.append(_open(job, i, schema, contract, places))
         schema = steps[-1].schema
     return Steps(tuple(steps), schema, _of(schema, contract) if steps else contract)
 
 
-def _open(job: Job, i: int, schema: pa.Schema, places: Places) -> RecordStep:
+def _open(job: Job, i: int, schema: pa.Schema, contract: Contract, places: Places) -> RecordStep:
+    from ..schemas.steps import StepError
+    from ..transforms.errors import Unavailable
+    from ..transforms.read.errors import SourceError
+
+    (kind,) = job.steps[i].kinds
+    try:
+        return _OPENERS[kind](job, job.steps[i], schema, contract)
+    except (StepError, SourceError, Unavailable) as error:
+        raise places.error(("steps", i, kind), str(error)) from None
+
+
+def _open_sql(job: Job, step: StepJob, schema: pa.Schema, contract: Contract) -> RecordStep:
+    from ..schemas.sql.step import SqlError, SqlStep
     from ..schemas.steps import StepError
 
-    step = job.steps[i]
-    if step.sql is not None:
-        from ..schemas.sql.step import SqlError, SqlStep
+    assert step.sql is not None
+    try:
+        return SqlStep(step.sql, schema)
+    except SqlError as error:
+        raise StepError(str(error)) from None
 
-        try:
-            return SqlStep(step.sql, schema)
-        except SqlError as error:
-            raise places.error(("steps", i, "sql"), str(error)) from None
+
+def _open_python(job: Job, step: StepJob, schema: pa.Schema, contract: Contract) -> RecordStep:
     from ..transforms.python_step import PythonStep
 
     assert step.python is not None
+    _look_beside_the_job()
+    return PythonStep(step.python, schema, step.over, step.adds or None)
+
+
+def _open_enrich(job: Job, step: StepJob, schema: pa.Schema, contract: Contract) -> RecordStep:
+    from ..transforms.enrich import EnrichStep
+    from ..transforms.write.attempts import Attempts
+
+    enrich = step.enrich
+    assert enrich is not msgspec.UNSET
+    return Attempts(job.retry_seconds).call(
+        "the reference", lambda: EnrichStep(enrich, schema, contract)
+    )
+
+
+def _open_lookup(job: Job, step: StepJob, schema: pa.Schema, contract: Contract) -> RecordStep:
+    from ..transforms.enrich import LookupStep
+
+    assert step.lookup is not msgspec.UNSET
+    _look_beside_the_job()
+    return LookupStep(step.lookup, schema, contract)
+
+
+_OPENERS = {
+    "sql": _open_sql,
+    "python": _open_python,
+    "enrich": _open_enrich,
+    "lookup": _open_lookup,
+}
+"""A step's kind → what opens it."""
+
+
+def _look_beside_the_job() -> None:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: a module may lie beside the job
-    try:
-        return PythonStep(step.python, schema, step.over, step.adds or None)
-    except StepError as error:
-        raise places.error(("steps", i, "python"), str(error)) from None
 
 
 def _of(schema: pa.Schema, contract: Contract) -> Contract:

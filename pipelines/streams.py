@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..transforms.dead_letters import Origin
     from ..transforms.read.kafka.bounds import TopicState
     from ..transforms.read.kafka.inputs import KafkaInput
+    from ..transforms.read.streams.reading import DecoderOf, Decodes
     from ..transforms.stage_result import StageResult
     from .graph import Run
 
@@ -143,7 +144,7 @@ class _Intervals:
 
             read_on = ReadStream(
                 KafkaStream(self.input, self.topic_id),
-                decodes(run, origin),
+                decodes(run, origin, self._decoder(run)),
                 run.goes_on.carry.sources,
                 parts=endless.parts,
                 pace=endless.pace,
@@ -152,14 +153,22 @@ class _Intervals:
         read = ReadIntervals(
             KafkaStream(self.input, self.topic_id),
             run.plan.intervals,
-            decodes(run, origin),
+            decodes(run, origin, self._decoder(run)),
             run.goes_on.carry.sources,
             workers=run.goes_on.carry.shards,
         )
         return pipeline | "Read" >> read
 
+    def _decoder(self, run: Run) -> DecoderOf | None:
+        if self.input.format == "json":
+            return None
+        from ..transforms.read.kafka.avro_messages import AvroMessages
 
-def decodes(run: Run, origin: Origin) -> Any:
+        job = run.job
+        return AvroMessages(self.input, run.contract, job.unknown_fields, job.retry_seconds)
+
+
+def decodes(run: Run, origin: Origin, decoder: DecoderOf | None) -> Decodes:
     """How payloads become records of a run."""
     from ..transforms.read.streams.reading import Decodes
 
@@ -171,6 +180,7 @@ def decodes(run: Run, origin: Origin) -> Any:
         payload=run.keeps_payload,
         unknown_fields=run.job.unknown_fields,
         disorder_us=going.commits.disorder_us if run.aggregates else None,
+        decoder=decoder,
     )
 
 

@@ -53,3 +53,8 @@ class Code(StrEnum):
     LATE = "LATE"
     """On time for no window of an aggregate any more: the row of ``late`` names the aggregate. The
     record itself is fine, and is in the output of records."""
+    UNMATCHED = "UNMATCHED"
+    """Of the record's key a reference, or a service that was asked, knows nothing, where the job
+    says ``missing: dead``."""
+    SERVICE = "SERVICE"
+    """A service could not be asked about the record's key, in as many attempts as the job says."""

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -63,10 +63,23 @@ def open_decoding(
     """
     if _attached is not None and _attached.serves(contract, unknown, judge):
         return _HelpedDecoding(_attached, origin)
-    return _InPlace(JsonDecoder(contract, unknown, judge=judge), origin)
+    return InPlace(JsonDecoder(contract, unknown, judge=judge), origin)
 
 
-def _decode(decoder: JsonDecoder, batch: pa.RecordBatch, origin: Origin | None) -> Decoded:
+class Decoder(Protocol):
+    """Decodes payloads, one record an element, whatever they hold."""
+
+    def decode(self, payloads: pa.Array) -> Decoded:
+        """What became of each."""
+        ...
+
+
+def _decode(
+    decoder: Decoder,
+    batch: pa.RecordBatch,
+    origin: Origin | None,
+    attributes: Mapping[str, str] | None = None,
+) -> Decoded:
     decoded = decoder.decode(batch.column(PAYLOAD))
     if origin is None or not decoded.refused:
         return decoded
@@ -76,17 +89,30 @@ def _decode(decoder: JsonDecoder, batch: pa.RecordBatch, origin: Origin | None) 
         origin,
         stages=["validate" if only_rules else origin.stage for only_rules in decoded.well_typed],
         event_times=decoded.event_times,
+        attributes=attributes,
     )
     return decoded._replace(violations=[], letters=letters)
 
 
-class _InPlace:
-    def __init__(self, decoder: JsonDecoder, origin: Origin | None) -> None:
+class InPlace:
+    """Decodes in this process, one batch after another.
+
+    Args:
+        attributes: what all dead letters carry besides.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        origin: Origin | None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> None:
         self._decoder = decoder
         self._origin = origin
+        self._attributes = attributes
 
     def put(self, task: Task) -> Iterator[tuple[Task, Decoded]]:
-        yield task, _decode(self._decoder, task[0], self._origin)
+        yield task, _decode(self._decoder, task[0], self._origin, self._attributes)
 
     def drain(self) -> Iterator[tuple[Task, Decoded]]:
         return iter(())

@@ -220,7 +220,7 @@ class _OverRows:
     def __init__(self, target: str, records: pa.Schema, adds: Mapping[str, str]) -> None:
         self._function = load_function(target)
         _check_names(target, list(adds), records.names)
-        added = {name: _type_of_word(target, name, word) for name, word in adds.items()}
+        added = {name: type_of_word(target, name, word) for name, word in adds.items()}
         types = dict(zip(records.names, records.types, strict=True)) | added
         self.result = pa.schema(list(types.items()))
         self._must_have = [name for name in records.names if name not in adds]
@@ -361,7 +361,12 @@ _WORDS = ("string", "integer", "number", "boolean", "date", "timestamp", "time")
 _DECIMAL = re.compile(r"decimal\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 
 
-def _type_of_word(target: str, name: str, word: str) -> pa.DataType:
+def type_of_word(target: str, name: str, word: str) -> pa.DataType:
+    """The Arrow type that a job calls by a word, as ``decimal(10,2)``.
+
+    Raises:
+        StepError: none; the message begins with ``target``.
+    """
     if word in _WORDS:
         return arrow_type(Field(name, word))  # pyright: ignore[reportArgumentType]
     digits = _DECIMAL.fullmatch(word)

@@ -12,9 +12,10 @@ from apache_beam.pvalue import TaggedOutput
 
 from ..schemas.arrow import IDENTITY, SOURCE
 from ..schemas.codes import Code
-from ..schemas.contract import Contract, Field
+from ..schemas.contract import Contract
 from ..schemas.dead_letters import SCHEMA
-from ..schemas.rules import Violation, is_restricted
+from ..schemas.enrich.misses import Refused, has_restricted
+from ..schemas.rules import Violation
 from ..schemas.steps import Failure, RecordStep
 from .coder import RecordBatchCoder  # registers it  # noqa: F401
 from .dead_letters import Origin, refused_batch
@@ -68,7 +69,7 @@ class _ApplyStep(beam.DoFn):
     def __init__(self, step: RecordStep, contract: Contract | None, origin: Origin) -> None:
         self._step = step
         self._event_time = contract.event_time if contract else None
-        self._with_text = not (contract and _has_restricted(contract.fields))
+        self._with_text = not (contract and has_restricted(contract.fields))
         self._origin = origin
 
     def process(self, batch: pa.RecordBatch) -> Iterator[Any]:
@@ -89,13 +90,16 @@ class _ApplyStep(beam.DoFn):
     def _letters(
         self, batch: pa.RecordBatch, failed: pa.RecordBatch, failures: Iterable[Failure]
     ) -> pa.RecordBatch:
-        violations = [
-            Violation(row, "", Code.STEP, _message(error, self._with_text))
-            for row, error in failures
-        ]
+        violations = [_violation(row, error, self._with_text) for row, error in failures]
         return refused_batch(
             batch, violations, self._origin, event_times=_event_times(failed, self._event_time)
         )
+
+
+def _violation(row: int, error: Exception, with_text: bool) -> Violation:
+    if isinstance(error, Refused):
+        return Violation(row, error.field, error.code, str(error))
+    return Violation(row, "", Code.STEP, _message(error, with_text))
 
 
 def _event_times(records: pa.RecordBatch, name: str | None) -> pa.Array | None:
@@ -116,12 +120,3 @@ def _message(error: Exception, with_text: bool) -> str:
     text = " ".join(str(error).encode("utf-8", "backslashreplace").decode().split())
     text = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
     return f"{kind}: {text}" if text else kind
-
-
-def _has_restricted(fields: Iterable[Field]) -> bool:
-    return any(
-        is_restricted(field)
-        or _has_restricted(field.fields)
-        or (field.items is not None and _has_restricted([field.items]))
-        for field in fields
-    )

@@ -18,6 +18,8 @@ MAX_DEPTH = 100
 MAX_WIDTH = 20_000
 """How many types a schema may consist of, each counted wherever it is used: a few lines can name
 one another so often that no memory holds their columns."""
+MAX_FIXED_BYTES = 1 << 20
+"""How long a fixed may be: even a null takes as many bytes of its column."""
 
 Kind = Literal[
     "null", "boolean", "int", "long", "float", "double", "bytes", "fixed", "enum",
@@ -132,8 +134,8 @@ class _Parser:
             made = AvroType("enum", name, symbols=symbols, least_bytes=1)
         elif kind == "fixed":
             size = said["size"]
-            if type(size) is not int or size < 0:
-                raise AvroSchemaError(f"gives {name} the size {size}")
+            if type(size) is not int or not 0 <= size <= MAX_FIXED_BYTES:
+                raise AvroSchemaError(f"gives {name} the size {size}, of at most {MAX_FIXED_BYTES}")
             made = _logical(AvroType("fixed", name, size=size, least_bytes=size), said, kind)
         else:
             made = self._record(name, said, depth)

@@ -551,7 +551,7 @@ def test_the_command_line_starts_without_what_is_heavy(module):
         ),
         (
             ["--steps=[{sql: SELECT * FROM records, python: a}]"],
-            "--steps[0]: expected sql or python, one of them",
+            "--steps[0]: expected sql, python, enrich or lookup, one of them",
         ),
         (
             ["--steps=[{sql: SELECT * FROM records, over: row}]"],

@@ -54,6 +54,8 @@ def test_the_codes_are_those_that_were_promised():
         "STEP",
         "DESTINATION",
         "LATE",
+        "UNMATCHED",
+        "SERVICE",
     ]
     assert all(code == code.name == str(code) for code in Code)
 
@@ -229,7 +231,13 @@ def test_the_code_of_late_records():
     spec = aggregate_spec("a", window={"fixed": "1s"}, by=[], metrics={"n": "count()"}, contract=to)
     rows_of = [
         {"t": 0, "_source": "kafka:t/0", "_position": 7, "_payload": b"{}", "_watermark": 999_999},
-        {"t": 1, "_source": "kafka:t/0", "_position": 8, "_payload": b"{}", "_watermark": 1_000_000},
+        {
+            "t": 1,
+            "_source": "kafka:t/0",
+            "_position": 8,
+            "_payload": b"{}",
+            "_watermark": 1_000_000,
+        },
     ]
     batch = pa.RecordBatch.from_pylist(rows_of, batch_schema(to, watermark=True))
     enter = Accumulate(spec, Trigger(), shards=1, contribution="r", origin=Origin("", "job", "r1"))
@@ -251,6 +259,8 @@ def test_every_code_has_a_case():
         Code.STEP,
         Code.DESTINATION,
         Code.LATE,
+        Code.UNMATCHED,
+        Code.SERVICE,
     } == set(Code)
 
 

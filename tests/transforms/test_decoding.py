@@ -123,16 +123,16 @@ def left_over(names: list[str]) -> list[str]:
 def test_without_helpers_batches_are_decoded_in_place():
     batches = [batch(i, rows=10) for i in range(3)]
     in_place = open_decoding(CONTRACT, "ignore")
-    assert isinstance(in_place, decoding._InPlace)
+    assert isinstance(in_place, decoding.InPlace)
     assert_as_in_place(run(in_place, batches), batches)
 
 
 def test_helpers_serve_only_their_own_contract(helpers):
     assert isinstance(open_decoding(CONTRACT, "ignore"), decoding._HelpedDecoding)
-    assert isinstance(open_decoding(CONTRACT, "keep"), decoding._InPlace)
-    assert isinstance(open_decoding(CONTRACT, "ignore", judge=True), decoding._InPlace)
+    assert isinstance(open_decoding(CONTRACT, "keep"), decoding.InPlace)
+    assert isinstance(open_decoding(CONTRACT, "ignore", judge=True), decoding.InPlace)
     other = Contract("c", "2.0.0", "c", CONTRACT.fields)
-    assert isinstance(open_decoding(other, "ignore"), decoding._InPlace)
+    assert isinstance(open_decoding(other, "ignore"), decoding.InPlace)
 
 
 # ------------------------------------------------------------------------------- with helpers
@@ -231,7 +231,7 @@ def test_there_may_be_no_room_for_shared_memory(monkeypatch):
 
     helpers = attach_helpers(CONTRACT, "ignore", 1)
     assert helpers._pool is None  # none at all: no helpers, no processes
-    assert isinstance(open_decoding(CONTRACT, "ignore"), decoding._InPlace)
+    assert isinstance(open_decoding(CONTRACT, "ignore"), decoding.InPlace)
     detach_helpers()
 
 
@@ -246,7 +246,7 @@ def test_detaching_gives_processes_and_memory_back():
     detach_helpers()
     assert left_over(names) == []
     assert not any(map(_is_alive, processes))
-    assert isinstance(open_decoding(CONTRACT, "ignore"), decoding._InPlace)
+    assert isinstance(open_decoding(CONTRACT, "ignore"), decoding.InPlace)
     detach_helpers()  # once more does no harm
 
 

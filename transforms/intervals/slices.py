@@ -207,20 +207,20 @@ class Gathered:
 
     def is_due(self, every: float) -> bool:
         """Whether it is time to commit."""
-        if any(isinstance(fact, Stopped) for facts in self.slices for fact in facts):
+        if self._is_over():
             return True
         since = time.monotonic() - self._committed_at
         if since < _EASE * self._took:
             return False
-        reached = [f for facts in self.slices for f in facts if isinstance(f, Reached)]
-        has_new = any(part.start < part.end for part in reached)
-        return (has_new and since >= every) or self._closes_some(reached)
+        return (since >= every and self._has_new()) or self._closes_some()
 
     def commit(self) -> Iterator[RunRecord]:
         """Commit the slices that go on from what is committed; the others wait on."""
         started = time.monotonic()
+        over = self._is_over()
+        is_worth_it = self._has_new() or self._closes_some() or (over and self._commits.close)
         taken, self.slices = self._ready()
-        if taken:
+        if taken and is_worth_it:
             yield self._commit(taken).record
         self._committed_at = time.monotonic()
         self._took = self._committed_at - started
@@ -278,9 +278,18 @@ class Gathered:
             waiting, left = left, []
         return taken, left
 
-    def _closes_some(self, reached: Sequence[Reached]) -> bool:
+    def _is_over(self) -> bool:
+        return any(isinstance(fact, Stopped) for facts in self.slices for fact in facts)
+
+    def _reached(self) -> list[Reached]:
+        return [f for facts in self.slices for f in facts if isinstance(f, Reached)]
+
+    def _has_new(self) -> bool:
+        return any(part.start < part.end for part in self._reached())
+
+    def _closes_some(self) -> bool:
         """Whether a window closes that holds something."""
-        before = self._carry.watermark
+        before, reached = self._carry.watermark, self._reached()
         _, watermark = advanced(self._carry, reached, self._commits.disorder_us)
         if watermark <= before:
             return False

@@ -25,6 +25,7 @@ NOT_FOUND = 404
 _NO_SCHEMA = 40403
 """The registry's own code for a number that no schema has."""
 _NOT_LET_IN = {401, 403}
+_NUMBERS = {"timeout", "max.retries", "retries.wait.ms", "retries.max.wait.ms", "cache.capacity"}
 
 
 class UnknownSchema(LookupError):
@@ -52,6 +53,8 @@ class Registry:
         if credentials := os.environ.get(CREDENTIALS_VARIABLE):
             given["basic.auth.user.info"] = credentials
         try:
+            for name in _NUMBERS & given.keys():  # the file's are texts
+                given[name] = float(given[name])
             self._client = SchemaRegistryClient(given)
         except (TypeError, ValueError, OSError) as error:
             raise mistake(f"schema registry {self.url}: {error}") from None

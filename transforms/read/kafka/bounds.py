@@ -115,6 +115,7 @@ class Topic:
     def __init__(self, input: KafkaInput) -> None:
         self._input = input
         self._client = client_of(input)
+        self._introduced = False
 
     def state(self) -> TopicState:
         """What there is of it now."""
@@ -184,6 +185,7 @@ class Topic:
         wanted = [TopicPartition(self._input.topic, partition) for partition in partitions]
         asked = [ConsumerGroupTopicPartitions(group, wanted)]
         with self._asking():
+            self._introduce()
             answer = self._admin.list_consumer_group_offsets(
                 asked, request_timeout=QUESTION_SECONDS
             )
@@ -211,7 +213,13 @@ class Topic:
             if error.args[0].code() in UNKNOWN_TOPIC:
                 raise SourceError(self._missing(was_there)) from error
             raise
+        self._introduced = True
         return str(found.topic_id), sorted(partition.id for partition in found.partitions)
+
+    def _introduce(self) -> None:
+        """A client whose first question is about offsets may take seconds to ask it."""
+        if not self._introduced:
+            self._described(self.ask())
 
     def _missing(self, was_there: bool) -> str:
         if was_there:
@@ -226,6 +234,8 @@ class Topic:
         topic, isolation = self._input.topic, self._input.isolation
         asked = {TopicPartition(topic, partition): spec for partition in partitions}
         level = _ISOLATION[isolation if decided else "read_uncommitted"]
+
+        self._introduce()
 
         def ask() -> dict[int, int]:
             answers = self._admin.list_offsets(

@@ -69,7 +69,7 @@ class PostgresqlDestination(TableDestination):
         return f"postgresql://{self.server.rpartition('@')[2]}"
 
     def load(self, commit: Commit, loads: Sequence[Load]) -> None:
-        with self._connected() as db:
+        with self.connected() as db:
             try:
                 return self._commit(db, commit, loads, careful=False)
             except dbapi.Error as error:
@@ -80,7 +80,7 @@ class PostgresqlDestination(TableDestination):
             self._commit(db, commit, loads, careful=True)
 
     def held(self, run_id: str) -> Held | None:
-        with self._connected() as db:
+        with self.connected() as db:
             tokens = qualified(self._schema(db), TOKENS)
             if not exists(db, tokens):
                 return None
@@ -90,7 +90,7 @@ class PostgresqlDestination(TableDestination):
 
     def examine(self, load: Load) -> None:
         """All that a commit does, without rows, rolled back."""
-        with self._connected() as db:
+        with self.connected() as db:
             self._begin(db)
             db.run(f"SET LOCAL lock_timeout = '{_PATIENCE}'")
             schema = self._schema(db)
@@ -104,7 +104,7 @@ class PostgresqlDestination(TableDestination):
 
     def old_tokens(self, before: float) -> list[str]:
         query = "SELECT run_id FROM {} WHERE table_name = $1 AND committed_at < to_timestamp($2)"
-        with self._connected() as db:
+        with self.connected() as db:
             tokens = qualified(self._schema(db), TOKENS)
             if not exists(db, tokens):
                 return []
@@ -116,7 +116,7 @@ class PostgresqlDestination(TableDestination):
             "DELETE FROM {} WHERE table_name = $1 AND committed_at < to_timestamp($2) "
             "AND NOT run_id = ANY ($3) RETURNING 1"
         )
-        with self._connected() as db:
+        with self.connected() as db:
             tokens = qualified(self._schema(db), TOKENS)
             if not exists(db, tokens):
                 return 0
@@ -125,7 +125,7 @@ class PostgresqlDestination(TableDestination):
             return len(gone)
 
     def expire(self, table: str, column: str, before: float, *, dry_run: bool = False) -> int:
-        with self._connected() as db:
+        with self.connected() as db:
             name = qualified(self._schema(db), table.rpartition(".")[2])
             if not exists(db, name):
                 return 0
@@ -210,7 +210,8 @@ class PostgresqlDestination(TableDestination):
         return found
 
     @contextmanager
-    def _connected(self) -> Iterator[Session]:
+    def connected(self) -> Iterator[Session]:
+        """A connection; what goes wrong with it is said in our words."""
         settings = {**_DEFAULTS, **self.options.own}
         if path := settings.pop("password_file", None):
             settings["password"] = _password(path)

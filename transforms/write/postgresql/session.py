@@ -39,6 +39,16 @@ class Session:
         """The first value of a statement's first row."""
         return self.run(statement, *values)[0][0]
 
+    def read(self, statement: str) -> Iterator[pa.RecordBatch]:
+        """The rows of a statement, a batch at a time.
+
+        Raises:
+            OSError: the server fails once rows flow; there is a text alone, which may have values.
+        """
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement)
+            yield from cursor.fetch_record_batch()
+
     def copy(
         self, schema: str | None, table: str, columns: pa.Schema, batches: Iterable[pa.RecordBatch]
     ) -> None:

@@ -1,0 +1,1 @@
+"""Enrichment: columns that records are given from reference data, or by a service that is asked."""
