@@ -17,12 +17,14 @@ class SourceState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     ``next`` is the first position that has not been read; ``newest`` the greatest event time so
     far; ``floor`` a watermark that the partition was raised to while it was idle, or when windows
-    were closed. Both are microseconds since 1970-01-01 UTC.
+    were closed. Both are microseconds since 1970-01-01 UTC. ``cursor`` is what a service wants to
+    be told to go on from ``next``, where that is no number.
     """
 
     next: int = 0
     newest: int = NEVER
     floor: int = NEVER
+    cursor: str = ""
 
     def watermark(self, disorder_us: int) -> int:
         """The event time that no record of the partition comes before, unless it is late."""
@@ -83,6 +85,13 @@ class Reached(NamedTuple):
     newest: int = NEVER
     idle: bool = False
     floor: int = NEVER
+    cursor: str = ""
+
+
+class Unacknowledged(NamedTuple):
+    """What a service is to be told once records are committed: see ``StreamSource.acknowledge``."""
+
+    receipts: tuple[str, ...]
 
 
 class Stopped(NamedTuple):
@@ -118,6 +127,7 @@ def advanced(
             next=max(part.end, before.next),
             newest=max(part.newest, before.newest),
             floor=max(part.floor, before.floor),
+            cursor=part.cursor or before.cursor,
         )
         (idle.add if part.idle else idle.discard)(part.source)
     marks = {source: state.watermark(disorder_us) for source, state in sources.items()}

@@ -11,8 +11,9 @@ import apache_beam as beam
 import msgspec
 
 from .. import ledger, storage
-from ..carry import Carry, Opened, Reached, advanced, raised
+from ..carry import Carry, Opened, Reached, Unacknowledged, advanced, raised
 from ..plan import Interval, Plan, Token
+from ..read.streams.source import StreamSource
 from ..receipts import Receipt
 from ..runs import Prepared, RunRecord
 from ..tallies import Tally
@@ -34,6 +35,7 @@ class Commits:
         aggregates: outputs whose windows stay open from one commit to the next.
         disorder_us: by how many microseconds a record may come after a later one.
         late: the output of late records.
+        source: the stream that is told once its records are committed.
         close: the last commit of a stream closes all windows that are open.
         patience: seconds for which a service that does not answer is asked again.
     """
@@ -44,6 +46,7 @@ class Commits:
     aggregates: tuple[OpenAggregate, ...] = ()
     disorder_us: int = 0
     late: str = ""
+    source: StreamSource | None = None
     close: bool = False
     patience: float = PATIENCE_SECONDS
 
@@ -82,14 +85,18 @@ class Facts(NamedTuple):
     receipts: list[Receipt]
     reached: list[Reached]
     opened: list[Opened]
+    unacknowledged: list[Unacknowledged]
 
     @classmethod
     def of(cls, facts: Iterable[Any]) -> Facts:
         """Sort facts by their kinds."""
-        kinds: dict[type, list[Any]] = {Tally: [], Receipt: [], Reached: [], Opened: []}
+        kinds: dict[type, list[Any]] = {kind: [] for kind in _KINDS}
         for fact in facts:
             kinds[type(fact)].append(fact)
-        return cls(kinds[Tally], kinds[Receipt], kinds[Reached], kinds[Opened])
+        return cls(*(kinds[kind] for kind in _KINDS))
+
+
+_KINDS = (Tally, Receipt, Reached, Opened, Unacknowledged)
 
 
 def commit_interval(
@@ -121,6 +128,9 @@ def commit_interval(
     states.turn(head.carry.token)
     for path in _held_paths(carry) - _held_paths(head.carry):
         storage.delete(path)  # a restart begins with what this commit has kept
+    if commits.source is not None and facts.unacknowledged:
+        receipts = [receipt for fact in facts.unacknowledged for receipt in fact.receipts]
+        commits.source.acknowledge(receipts)
     return head
 
 

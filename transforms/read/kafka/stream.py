@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ....schemas.arrow import PAYLOADS
+from ...carry import SourceState
 from ...errors import Unavailable
 from ..streams.source import Polled, StreamReader, StreamSource
 from .bounds import topic_state
@@ -36,8 +37,8 @@ class KafkaStream(StreamSource):
     number: int = 0
     parts: int = 1
 
-    def open(self, positions: Mapping[str, int]) -> StreamReader:
-        return _Reader(self, positions)
+    def open(self, states: Mapping[str, SourceState]) -> StreamReader:
+        return _Reader(self, states)
 
     def part(self, number: int, parts: int) -> StreamSource:
         return replace(self, number=number, parts=parts)
@@ -55,9 +56,9 @@ class KafkaStream(StreamSource):
 
 
 class _Reader(StreamReader):
-    def __init__(self, stream: KafkaStream, positions: Mapping[str, int]) -> None:
+    def __init__(self, stream: KafkaStream, states: Mapping[str, SourceState]) -> None:
         self._stream = stream
-        at = {stream.partition(source): position for source, position in positions.items()}
+        at = {stream.partition(source): state.next for source, state in states.items()}
         self._reader = KafkaReader(stream.input, at, stream.topic_id)
         self._known = set(at)
         self._held: set[int] = set()

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+import msgspec
 from apache_beam.pvalue import TaggedOutput
 
 from ....schemas.aggregates.open_windows import NEVER
 from ....schemas.arrow import SOURCE
-from ...carry import Reached, SourceState
+from ...carry import Reached, SourceState, Unacknowledged
 from ...coder import RecordBatchCoder  # registers it  # noqa: F401
 from ...plan import Interval
 from ...stage_result import StageResult
@@ -85,17 +86,31 @@ class _ReadIntervals(beam.DoFn):
         states = {s: state for s, state in self._states.items() if s in names}
         reading = Reading(self._decodes, self._decoding, self._decodes.clock(states))
         rows: Counter[str] = Counter(dict.fromkeys(names, 0))
+        cursors: dict[str, str] = {}
+        receipts: tuple[str, ...] = ()
         ends = {part.source: part.end for part in parts if part.end > part.start}
         if ends:
-            starts = {part.source: part.start for part in parts if part.source in ends}
+            starts = {
+                part.source: msgspec.structs.replace(
+                    states.get(part.source, SourceState()), next=part.start
+                )
+                for part in parts
+                if part.source in ends
+            }
             with self._source.open(starts) as reader:
                 for polled in reader.until(ends):
                     rows.update(count_sources(polled.batch, SOURCE))
+                    cursors.update(polled.cursors or {})
+                    receipts += polled.receipts
                     yield from reading.put(polled)
             yield from reading.drain()
         for part in parts:
             newest = reading.clock.newest(part.source) if reading.clock else NEVER
             idle = part.start == part.end
-            yield TaggedOutput(REACHED, Reached(part.source, part.start, part.end, newest, idle))
+            reached = Reached(part.source, part.start, part.end, newest, idle)
+            reached = reached._replace(cursor=cursors.get(part.source, ""))
+            yield TaggedOutput(REACHED, reached)
+        if receipts:
+            yield TaggedOutput(REACHED, Unacknowledged(receipts))
         for source, count in rows.items():
             yield TaggedOutput(TALLIES, Tally(source, "read", count))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
 import pyarrow as pa
+
+from ...carry import SourceState
 
 
 class Polled(NamedTuple):
@@ -15,11 +17,14 @@ class Polled(NamedTuple):
 
     ``batch`` is by ``millstream.schemas.arrow.PAYLOADS``; of each source, rows are in order.
     ``next`` has the first position of each source that has not been given: it may move without a
-    record, over positions that hold none.
+    record, over positions that hold none. ``cursors`` are what a service wants to be told to go on
+    from there, where that is no number; ``receipts`` what it is to be told once all is committed.
     """
 
     batch: pa.RecordBatch
     next: dict[str, int]
+    cursors: Mapping[str, str] | None = None
+    receipts: tuple[str, ...] = ()
 
 
 class StreamReader(Protocol):
@@ -57,7 +62,10 @@ class StreamReader(Protocol):
 
     @abstractmethod
     def publish(self, positions: Mapping[str, int]) -> None:
-        """Tell those who watch how far behind readers are that all before these is committed."""
+        """Tell those who watch how far behind readers are that all before these is committed.
+
+        It fails in silence: nothing depends on it.
+        """
 
     @abstractmethod
     def __enter__(self) -> StreamReader: ...
@@ -75,8 +83,8 @@ class StreamSource(Protocol):
     """A stream that can be read by a few workers. Small and picklable."""
 
     @abstractmethod
-    def open(self, positions: Mapping[str, int]) -> StreamReader:
-        """A reader of these sources from these positions."""
+    def open(self, states: Mapping[str, SourceState]) -> StreamReader:
+        """A reader of these sources from where they stand."""
 
     @abstractmethod
     def part(self, number: int, parts: int) -> StreamSource:
@@ -86,3 +94,10 @@ class StreamSource(Protocol):
     @abstractmethod
     def owns(self, source: str) -> bool:
         """Whether a source is of this part of the stream."""
+
+    def acknowledge(self, receipts: Sequence[str]) -> None:
+        """Tell the service that records are committed and need not be given again.
+
+        What was not acknowledged comes again, and the reader has to know it: it may fail.
+        """
+        return

@@ -26,7 +26,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 from ....schemas.aggregates.open_windows import NEVER
 from ....schemas.arrow import SOURCE
-from ...carry import Reached, SourceState, Stopped
+from ...carry import Reached, SourceState, Stopped, Unacknowledged
 from ...coder import RecordBatchCoder  # registers it  # noqa: F401
 from ...stage_result import StageResult
 from ...tallies import DEAD_LETTERS, TALLIES, Tally, count_sources
@@ -166,10 +166,11 @@ class _OpenPart:
     ) -> None:
         self.states = dict(states)
         """Where the partitions go on."""
-        self._reader: StreamReader = source.open({s: v.next for s, v in states.items()})
+        self._reader: StreamReader = source.open(self.states)
         self._reader.__enter__()
         self._reading = Reading(decodes, decoding, decodes.clock(self.states))
         self._rows: Counter[str] = Counter()
+        self._receipts: tuple[str, ...] = ()
         self._quiet_since: dict[str, float] = {}
         self._looked = 0.0
         self._all_quiet: tuple[float, int] | None = None  # since when, and the watermark then
@@ -185,27 +186,35 @@ class _OpenPart:
         self._rows = Counter()
         until = time.monotonic() + pace.slice_seconds
         moved: dict[str, int] = {}
+        self._receipts = ()
+        cursors: dict[str, str] = {}
         while (left := until - time.monotonic()) > 0 and not STOP.is_set():
             polled = self._reader.poll(pace.poll_rows, min(left, 0.1))
             if polled is None:
                 continue
             moved.update(polled.next)
+            cursors.update(polled.cursors or {})
+            self._receipts += polled.receipts
             self._count(polled)
             yield from self._reading.put(polled)
             if self._rows.total() >= pace.slice_rows:
                 break
         yield from self._reading.drain()
-        self._advance(moved, pace)
+        self._advance(moved, cursors, pace)
 
     def facts(self, before: StreamPosition, after: StreamPosition) -> Iterator[TaggedOutput]:
         """What was read in the slice, and how far."""
         for source, state in after.sources.items():
             begun = before.sources.get(source, state).next
             idle = source in self._at_end and begun == state.next
-            reached = Reached(source, begun, state.next, state.newest, idle, state.floor)
-            yield TaggedOutput(REACHED, reached)
+            yield TaggedOutput(
+                REACHED,
+                Reached(source, begun, state.next, state.newest, idle, state.floor, state.cursor),
+            )
         for source, rows in self._rows.items():
             yield TaggedOutput(TALLIES, Tally(source, "read", rows))
+        if self._receipts:
+            yield TaggedOutput(REACHED, Unacknowledged(self._receipts))
 
     def _discover(self) -> None:
         for source, first in self._reader.discover().items():
@@ -214,7 +223,7 @@ class _OpenPart:
     def _count(self, polled: Polled) -> None:
         self._rows.update(count_sources(polled.batch, SOURCE))
 
-    def _advance(self, moved: dict[str, int], pace: Pace) -> None:
+    def _advance(self, moved: dict[str, int], cursors: dict[str, str], pace: Pace) -> None:
         now = time.monotonic()
         self._see_quiet(moved, now, pace)
         clock = self._reading.clock
@@ -222,7 +231,10 @@ class _OpenPart:
         for source, state in self.states.items():
             newest = clock.newest(source) if clock else NEVER
             states[source] = msgspec.structs.replace(
-                state, next=moved.get(source, state.next), newest=newest
+                state,
+                next=moved.get(source, state.next),
+                newest=newest,
+                cursor=cursors.get(source, state.cursor),
             )
         self.states = self._flowing(states, now)
         self._hold_back(pace)
