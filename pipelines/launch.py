@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from .graph import Run
     from .streams import KafkaTopic
 
+_COLLECTED = (100_000, 20, 20)
+"""How many objects more there have to be before garbage is looked for: a batch of messages is tens
+of thousands of objects for a moment, none of them garbage."""
 _HELP_FROM_BYTES = 32 << 20
 """Input below this is decoded sooner than helpers have started."""
 
@@ -144,7 +147,7 @@ def job_flag_names() -> list[str]:
 
 
 def _helper_count(job: Job, large: bool, flags: list[str]) -> int:
-    if job.format != "jsonl" or not runners.is_single_process(flags):
+    if job.format != "jsonl" or not runners.works_here(flags):
         return 0
     if job.helpers is not None:
         return max(job.helpers, 0)
@@ -217,8 +220,7 @@ def execute(run: Run, flags: list[str], started: float) -> int:
 
     from .graph import build
 
-    gc.freeze()
-    gc.enable()
+    collect_seldom()
     try:
         pipeline = beam.Pipeline(options=PipelineOptions(flags))
         build(pipeline, run)
@@ -233,6 +235,13 @@ def execute(run: Run, flags: list[str], started: float) -> int:
     if record is None or record.status != "committed":
         return fail(record.error if record else f"the runner ended the job as {state}")
     return _report(run, record, started)
+
+
+def collect_seldom() -> None:
+    """Begin to look for garbage, in what comes from now on."""
+    gc.freeze()
+    gc.set_threshold(*_COLLECTED)
+    gc.enable()
 
 
 def _clear_spill(run: Run) -> None:

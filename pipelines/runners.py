@@ -52,6 +52,12 @@ def is_prism(flags: list[str]) -> bool:
     return _take(flags, "--runner")[0].lower() == "prismrunner"
 
 
+def works_here(flags: list[str]) -> bool:
+    """Whether the workers of the job are threads of this process, and of no other."""
+    environment, _ = _take(flags, "--environment_type")
+    return is_single_process(flags) or (is_prism(flags) and environment in ("", "LOOPBACK"))
+
+
 def is_single_process(flags: list[str]) -> bool:
     """Whether the job runs in this process alone."""
     mode, _ = _take(flags, "--direct_running_mode")

@@ -28,8 +28,9 @@ def stream(run: Run, chain: Chain, flags: list[str]) -> int:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from .graph import build
-    from .launch import fail
+    from .launch import collect_seldom, fail
 
+    collect_seldom()
     began = chain.newest()
     started = time.monotonic()
     try:

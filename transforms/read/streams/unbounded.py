@@ -44,7 +44,9 @@ class Pace:
     """How a stream is read.
 
     Attributes:
-        slice_seconds: how long a slice takes at most.
+        slice_seconds: how long a slice takes at most, where records come as they are made.
+        drain_seconds: how long it takes at most while more are there than can be taken at once:
+            to begin one has its price.
         slice_rows: how many records a slice has, about, at most.
         poll_rows: how many records are taken at once.
         idle_seconds: a partition without a record for so long holds nothing back.
@@ -52,7 +54,8 @@ class Pace:
     """
 
     slice_seconds: float = 0.2
-    slice_rows: int = 200_000
+    drain_seconds: float = 1.0
+    slice_rows: int = 500_000
     poll_rows: int = 50_000
     idle_seconds: float = 5.0
     ahead_us: int = 300 * 10**6
@@ -184,7 +187,8 @@ class _OpenPart:
         """A slice: records, and tagged dead letters."""
         self._discover()
         self._rows = Counter()
-        until = time.monotonic() + pace.slice_seconds
+        began = time.monotonic()
+        until = began + pace.slice_seconds
         moved: dict[str, int] = {}
         self._receipts = ()
         cursors: dict[str, str] = {}
@@ -199,6 +203,8 @@ class _OpenPart:
             yield from self._reading.put(polled)
             if self._rows.total() >= pace.slice_rows:
                 break
+            if polled.batch.num_rows >= pace.poll_rows:
+                until = began + pace.drain_seconds
         yield from self._reading.drain()
         self._advance(moved, cursors, pace)
 
