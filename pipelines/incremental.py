@@ -15,6 +15,7 @@ from ..transforms.plan import InputFile, Interval
 from . import exit_codes, runners
 from .job import Job, Places
 from .logs import ERROR, say
+from .prepare import job_duration
 
 if TYPE_CHECKING:
     from ..schemas.aggregates.open_windows import Trigger
@@ -165,7 +166,9 @@ class _Going:
         # What is staged is named by the process that stages it, what is committed by its commit.
         token = Token(f"s{uuid.uuid4().hex[:15]}", self.base.plan.digest)
         parts = 1 if runners.is_prism(flags) else carry.shards
-        endless = Endless(parts, Pace(), job.commit_every)
+        idle = job_duration(job, "idle", self.places) / 1e6
+        pace = Pace(poll_rows=job.poll_rows, idle_seconds=idle)
+        endless = Endless(parts, pace, job.commit_every)
         going = GoesOn(self._commits(job), carry, planned.read, endless)
         return replace(self.base, token=token, goes_on=going)
 

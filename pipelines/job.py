@@ -137,6 +137,10 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     commit_every: Annotated[
         float, "with --streaming: seconds after which what has been read is committed in any case"
     ] = 10.0
+    poll_rows: Annotated[int, "of a stream: how many records are taken at once, at most"] = 50_000
+    idle: Annotated[
+        str, "with --streaming: a partition without a record for so long holds nothing back"
+    ] = "5s"
     close_windows: Annotated[bool, "with until: give all windows that are open as they are"] = False
     run_id: Annotated[str | None, "name of the run; else made from what the run will do"] = None
     reprocess: Annotated[bool, "read input that another run has committed already"] = False
@@ -287,7 +291,7 @@ def _checked(values: dict[str, Any], places: Places) -> Job:
         job = msgspec.convert(values, Job)
     except msgspec.ValidationError as error:
         raise _explained(error, values, places) from None
-    for key in ("max_record_bytes", "shards"):
+    for key in ("max_record_bytes", "shards", "poll_rows"):
         given = getattr(job, key)
         if given is not None and given < 1:
             raise places.error((key,), f"expected at least 1, got {given}")

@@ -28,7 +28,7 @@ from .prepare import (
     input_format,
     job_aggregates,
     job_contract,
-    job_disorder,
+    job_duration,
     job_inputs,
     job_steps,
     job_triggers,
@@ -95,7 +95,7 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
             runners.refuse_unknown(flags, job_flag_names())
         triggers = job_triggers(job, aggregates, bool(job.until or streaming), places)
         if job.until or streaming:
-            disorder_us = job_disorder(job, places)
+            disorder_us = job_duration(job, "disorder", places)
             run = prepare(job, contract, steps, aggregates, (), places, triggers)
             from .incremental import ArrivingFiles, run_on
 

@@ -144,21 +144,22 @@ def job_triggers(
     return found
 
 
-def job_disorder(job: Job, places: Places) -> int:
-    """Microseconds by which a record may come after a later one.
+def job_duration(job: Job, key: str, places: Places) -> int:
+    """Microseconds of a key that is a duration, or ``0s``.
 
     Raises:
-        JobError: it is no duration.
+        JobError: it is none.
     """
     from ..schemas.aggregates.functions import AggregateError
     from ..schemas.aggregates.windows import parse_duration
 
-    if job.disorder in ("0", "0s"):
+    text = getattr(job, key)
+    if text in ("0", "0s"):
         return 0
     try:
-        return parse_duration(job.disorder, "disorder")
+        return parse_duration(text, key)
     except AggregateError as error:
-        raise places.error(("disorder",), str(error).removeprefix("disorder: ")) from None
+        raise places.error((key,), str(error).removeprefix(f"{key}: ")) from None
 
 
 def job_inputs(job: Job, places: Places) -> list[InputFile]:

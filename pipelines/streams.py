@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from ..transforms.carry import Carry, SourceState
 from ..transforms.plan import Interval
-from .incremental import Planned
+from .incremental import Planned, Source
 from .job import Job, Places
 
 if TYPE_CHECKING:
     import apache_beam as beam
 
     from ..transforms.dead_letters import Origin
+    from ..transforms.read.generated.inputs import GeneratedInput
     from ..transforms.read.kafka.bounds import TopicState
     from ..transforms.read.kafka.inputs import KafkaInput
     from ..transforms.read.streams.reading import DecoderOf, Decodes
+    from ..transforms.read.streams.source import StreamSource
     from ..transforms.stage_result import StageResult
     from .graph import Run
 
-SCHEMES = ("kafka",)
+SCHEMES = ("kafka", "generate")
 
 
 def is_stream(job: Job, places: Places) -> bool:
@@ -36,20 +38,26 @@ def is_stream(job: Job, places: Places) -> bool:
     return bool(streams)
 
 
-def topic_of(job: Job, places: Places) -> KafkaTopic:
-    """The topic that a job reads.
+def topic_of(job: Job, places: Places) -> Source:
+    """The stream that a job reads.
 
     Raises:
         JobError: the URI cannot be used, or what it needs is not installed.
     """
     from ..transforms.read.errors import SourceError
 
+    uri = job.input[0]
+    scheme = uri.partition("://")[0]
     try:
+        if scheme == "generate":
+            from ..transforms.read.generated.inputs import parse_input as parse_generated
+
+            return Generated(parse_generated(uri), places, ends=job.until is not None)
         from ..transforms.read.kafka.inputs import parse_input
 
-        return KafkaTopic(parse_input(job.input[0]), places)
+        return KafkaTopic(parse_input(uri), places)
     except ImportError as error:
-        said = f"kafka: needs {error.name}; install it with: pip install 'millstream[kafka]'"
+        said = f"{scheme}: needs {error.name}; install it with: pip install 'millstream[{scheme}]'"
         raise places.error(("input",), said) from None
     except SourceError as error:
         raise places.error(("input",), str(error)) from None
@@ -85,7 +93,11 @@ class KafkaTopic:
         )
         return Planned(
             intervals=intervals,
-            states={part.source: SourceState(next=part.start) for part in intervals},
+            # What a partition that is new brings is judged by what has been closed.
+            states={
+                part.source: SourceState(next=part.start, floor=carry.watermark)
+                for part in intervals
+            },
             topics={self.input.topic: state.topic_id},
             read=_Intervals(self.input, state.topic_id),
         )
@@ -136,28 +148,9 @@ class _Intervals:
         self, pipeline: beam.Pipeline, run: Run, origin: Origin
     ) -> tuple[StageResult, Any]:
         from ..transforms.read.kafka.stream import KafkaStream
-        from ..transforms.read.streams.bounded import ReadIntervals
 
-        assert run.goes_on is not None
-        if endless := run.goes_on.endless:
-            from ..transforms.read.streams.unbounded import ReadStream
-
-            read_on = ReadStream(
-                KafkaStream(self.input, self.topic_id),
-                decodes(run, origin, self._decoder(run)),
-                run.goes_on.carry.sources,
-                parts=endless.parts,
-                pace=endless.pace,
-            )
-            return pipeline | "Read" >> read_on
-        read = ReadIntervals(
-            KafkaStream(self.input, self.topic_id),
-            run.plan.intervals,
-            decodes(run, origin, self._decoder(run)),
-            run.goes_on.carry.sources,
-            workers=run.goes_on.carry.shards,
-        )
-        return pipeline | "Read" >> read
+        stream = KafkaStream(self.input, self.topic_id)
+        return read_stream(pipeline, run, stream, decodes(run, origin, self._decoder(run)))
 
     def _decoder(self, run: Run) -> DecoderOf | None:
         if self.input.format == "json":
@@ -168,7 +161,87 @@ class _Intervals:
         return AvroMessages(self.input, run.contract, job.unknown_fields, job.retry_seconds)
 
 
-def decodes(run: Run, origin: Origin, decoder: DecoderOf | None) -> Decodes:
+@dataclass(frozen=True)
+class Generated:
+    """Made-up records, and which have become due since the last run.
+
+    Attributes:
+        ends: whether it is read to an end.
+    """
+
+    input: GeneratedInput
+    places: Places
+    ends: bool
+
+    def plan(self, carry: Carry) -> Planned:
+        """From where each partition stands to what is due now.
+
+        Raises:
+            JobError: it has no end, or its records are other ones than those of the last run.
+        """
+        from ..transforms.read.generated import inputs, stream
+
+        known = carry.topics.get(inputs.SCHEME)
+        if known not in (None, self.input.identity):
+            said = f"the options of {inputs.SCHEME}:// have changed since the last run, and with "
+            said += "them all records: give the job another state folder"
+            raise self.places.error(("input",), said)
+        now = stream.now_us()
+        began = now if (at := stream.began_us(carry.sources)) is None else at
+        due = self.input.due(began, now)
+        if self.ends and due == inputs.ENDLESS:
+            said = f"{inputs.SCHEME}: rate=0 has no end: say count=… too, or a rate"
+            raise self.places.error(("input",), said)
+        intervals = []
+        for partition in range(self.input.partitions):
+            source = self.input.source_name(partition)
+            begin = carry.sources.get(source, SourceState()).next
+            intervals.append(Interval(source, begin, max(begin, self.input.due_of(partition, due))))
+        state = SourceState(cursor=str(began))
+        return Planned(
+            intervals=tuple(intervals),
+            states={part.source: state for part in intervals},
+            topics={inputs.SCHEME: self.input.identity},
+            read=_Generates(self.input, began),
+        )
+
+
+@dataclass(frozen=True)
+class _Generates:
+    """Makes up planned records, when a run's pipeline is built."""
+
+    input: GeneratedInput
+    began_us: int
+
+    def __call__(
+        self, pipeline: beam.Pipeline, run: Run, origin: Origin
+    ) -> tuple[StageResult, Any]:
+        from ..transforms.read.generated.samples import GeneratedLines
+        from ..transforms.read.generated.stream import GeneratedStream
+
+        GeneratedLines(run.contract, self.input, self.began_us).check()
+        stream = GeneratedStream(self.input, run.contract)
+        return read_stream(pipeline, run, stream, decodes(run, origin))
+
+
+def read_stream(
+    pipeline: beam.Pipeline, run: Run, stream: StreamSource, decodes: Decodes
+) -> tuple[StageResult, Any]:
+    """Put the reading of a stream into a pipeline: to an end, or without one."""
+    from ..transforms.read.streams.bounded import ReadIntervals
+
+    assert run.goes_on is not None
+    carry = run.goes_on.carry
+    if endless := run.goes_on.endless:
+        from ..transforms.read.streams.unbounded import ReadStream
+
+        read_on = ReadStream(stream, decodes, carry.sources, parts=endless.parts, pace=endless.pace)
+        return pipeline | "Read" >> read_on
+    read = ReadIntervals(stream, run.plan.intervals, decodes, carry.sources, workers=carry.shards)
+    return pipeline | "Read" >> read
+
+
+def decodes(run: Run, origin: Origin, decoder: DecoderOf | None = None) -> Decodes:
     """How payloads become records of a run."""
     from ..transforms.read.streams.reading import Decodes
 
