@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..transforms.intervals.chain import Chain, Head
     from ..transforms.intervals.commit import Commits
     from ..transforms.intervals.windows import OpenAggregate
+    from ..transforms.read.streams.source import StreamSource
     from .graph import Reads, Run
 
 
@@ -34,6 +35,7 @@ class Planned:
         states: where partitions begin that have not been read before.
         topics: what streams are known by.
         read: puts the reading of the intervals into a pipeline.
+        stream: is told what is committed.
     """
 
     inputs: tuple[InputFile, ...] = ()
@@ -42,6 +44,7 @@ class Planned:
     states: dict[str, SourceState] = field(default_factory=dict)
     topics: dict[str, str] = field(default_factory=dict)
     read: Reads | None = None
+    stream: StreamSource | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -65,8 +68,8 @@ class Source(Protocol):
 class ArrivingFiles:
     """Files, of which those that were read before are known by their names."""
 
-    def __init__(self, files: Sequence[InputFile], places: Places) -> None:
-        self._files = tuple(files)
+    def __init__(self, match: Callable[[], Sequence[InputFile]], places: Places) -> None:
+        self._match = match
         self._places = places
 
     def plan(self, carry: Carry) -> Planned:
@@ -77,15 +80,16 @@ class ArrivingFiles:
         """
         from ..transforms.intervals.seen import read_seen
 
+        files = tuple(self._match())
         read = {file.source: file for file in read_seen(carry.seen)}
-        changed = [f.source for f in self._files if f.source in read and read[f.source] != f]
+        changed = [f.source for f in files if f.source in read and read[f.source] != f]
         if changed:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             said = f"{changed[0]}{more} was read by an earlier run, and has changed since: put new "
             raise self._places.error(("input",), said + "records into new files")
         # Files that are there no more need not be remembered.
-        new = tuple(file for file in self._files if file.source not in read)
-        return Planned(inputs=new, seen=self._files)
+        new = tuple(file for file in files if file.source not in read)
+        return Planned(inputs=new, seen=files)
 
 
 def run_on(
@@ -95,8 +99,13 @@ def run_on(
     source: Source,
     places: Places,
     flags: list[str],
+    *,
+    follows: bool = False,
 ) -> int:
     """Run a prepared job on from where its last run stopped; gives the exit code.
+
+    Args:
+        follows: go on again and again, until the process is told to stop.
 
     Raises:
         JobError: it cannot go on.
@@ -108,16 +117,20 @@ def run_on(
     from ..transforms.write.commit import Unbalanced
     from ..transforms.write.destination import CommitConflict, DestinationError, Unavailable
     from .launch import fail
+    from .streaming import repeat
 
     job = run.job
     aggregates = tuple(OpenAggregate(spec, triggers[spec.name]) for spec in run.aggregates)
     chain = Chain(run.store)
-    started = time.monotonic()
     try:
         with run.store.lock(job.name[:64], wait_seconds=job.wait) as lock:
-            head = chain.head(check=lock.check, patience=job.retry_seconds)
-            going = _Going(run, chain, head, aggregates, disorder_us, places)
-            return going.run(source, flags, started)
+
+            def run_once(run: Run) -> int:
+                head = chain.head(check=lock.check, patience=job.retry_seconds)
+                going = _Going(run, chain, head, aggregates, disorder_us, places)
+                return going.run(source, flags, time.monotonic(), quiet=follows)
+
+            return repeat(run, run_once) if follows else run_once(run)
     except (AlreadyCommitted, Locked, Overtaken) as error:
         say(str(error), ERROR)
         return exit_codes.REFUSED
@@ -139,7 +152,7 @@ class _Going:
     disorder_us: int
     places: Places
 
-    def run(self, source: Source, flags: list[str], started: float) -> int:
+    def run(self, source: Source, flags: list[str], started: float, *, quiet: bool) -> int:
         from .graph import SHARDS
         from .launch import execute
         from .streaming import stream
@@ -152,7 +165,8 @@ class _Going:
         if runners.is_streaming(flags):
             return stream(self._endless(carry, planned, job, flags), self.chain, flags)
         if self.head and planned.is_empty and not closes:
-            say(f"nothing new since run {self.head.record.run_id}: nothing to do")
+            if not quiet:
+                say(f"nothing new since run {self.head.record.run_id}: nothing to do")
             return exit_codes.OK
         return execute(self._planned(carry, planned, job), flags, started)
 
@@ -169,7 +183,7 @@ class _Going:
         idle = job_duration(job, "idle", self.places) / 1e6
         pace = Pace(poll_rows=job.poll_rows, idle_seconds=idle)
         endless = Endless(parts, pace, job.commit_every)
-        going = GoesOn(self._commits(job), carry, planned.read, endless)
+        going = GoesOn(self._commits(job, planned), carry, planned.read, endless)
         return replace(self.base, token=token, goes_on=going)
 
     def _planned(self, carry: Carry, planned: Planned, job: Job) -> Run:
@@ -182,10 +196,10 @@ class _Going:
         reprocess = job.reprocess or carry.sequence > 0
         token = self.chain.begin(plan, carry.sequence + 1, reprocess=reprocess)
         seen = write_seen(planned.seen, self.chain.store.folder(token).path)
-        going = GoesOn(self._commits(job), _carried(carry, planned, seen), planned.read)
+        going = GoesOn(self._commits(job, planned), _carried(carry, planned, seen), planned.read)
         return replace(self.base, plan=plan, token=token, goes_on=going)
 
-    def _commits(self, job: Job) -> Commits:
+    def _commits(self, job: Job, planned: Planned) -> Commits:
         from ..transforms.intervals.commit import Commits
         from .graph import LATE
 
@@ -196,6 +210,7 @@ class _Going:
             aggregates=self.aggregates,
             disorder_us=self.disorder_us,
             late=LATE if job.late else "",
+            source=planned.stream,
             close=job.close_windows,
             patience=job.retry_seconds,
         )

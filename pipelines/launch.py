@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from ..transforms.runs import RunRecord
     from .graph import Run
-    from .streams import KafkaTopic
+    from .incremental import Source
 
 _COLLECTED = (100_000, 20, 20)
 """How many objects more there have to be before garbage is looked for: a batch of messages is tens
@@ -69,9 +69,13 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
         logs.use(job.log_format)
         contract = job_contract(job)
         storage.use_options(beam_flags)
-        flags = runners.chosen(beam_flags)
-        streaming = runners.is_streaming(flags)
+        streaming = runners.is_streaming(beam_flags)
+        follows = streaming and not _may_be_stream(job)
+        # Files that keep arriving are read by one bounded run after another, on any runner.
+        flags = runners.chosen(runners.bounded(beam_flags) if follows else beam_flags)
         check_going_on(job, streaming, places)
+        if follows:
+            job = msgspec.structs.replace(job, allow_no_input=True)
         source = _stream(job, streaming, places)
         inputs = () if source else tuple(job_inputs(job, places))
     except JobError:
@@ -99,10 +103,8 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
             run = prepare(job, contract, steps, aggregates, (), places, triggers)
             from .incremental import ArrivingFiles, run_on
 
-            if streaming and source is None:
-                raise places.error(("input",), "files are not read as a stream yet: say until: now")
-            source = source or ArrivingFiles(inputs, places)
-            return run_on(run, triggers, disorder_us, source, places, flags)
+            source = source or ArrivingFiles(lambda: job_inputs(job, places), places)
+            return run_on(run, triggers, disorder_us, source, places, flags, follows=follows)
         run = prepare(job, contract, steps, aggregates, inputs, places)
         return _run(run, flags, started)
     except PlanError as error:
@@ -116,9 +118,13 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
             detach_helpers()
 
 
-def _stream(job: Job, streaming: bool, places: Places) -> KafkaTopic | None:
+def _may_be_stream(job: Job) -> bool:
+    return any("://" in uri and not storage.is_remote(uri) for uri in job.input)
+
+
+def _stream(job: Job, streaming: bool, places: Places) -> Source | None:
     """The stream that a job reads, if it is one."""
-    if not any("://" in uri for uri in job.input):
+    if not _may_be_stream(job):
         return None
     from . import streams
 

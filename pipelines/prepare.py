@@ -82,11 +82,11 @@ def input_format(job: Job, inputs: tuple[InputFile, ...], places: Places) -> For
     if job.format != "auto":
         return job.format
     found: dict[Format, str] = {}
-    for file in inputs:
-        name = file.source.lower()
+    for source in [file.source for file in inputs] or job.input:  # of files that are still to come
+        name = source.lower()
         for ending in (".gz", ".bz2", ".zst", ".zstd", ".xz"):
             name = name.removesuffix(ending)
-        found.setdefault(_ENDINGS.get(name.rpartition(".")[2], "jsonl"), file.source)
+        found.setdefault(_ENDINGS.get(name.rpartition(".")[2], "jsonl"), source)
     if len(found) > 1:
         (one, first), (other, second) = list(found.items())[:2]
         said = f"{first} looks like {one}, {second} like {other}: read each with a job of its own"

@@ -47,6 +47,11 @@ def is_streaming(flags: list[str]) -> bool:
     return "--streaming" in flags
 
 
+def bounded(flags: list[str]) -> list[str]:
+    """The flags of a job that ends."""
+    return [flag for flag in flags if flag != "--streaming"]
+
+
 def is_prism(flags: list[str]) -> bool:
     """Whether the job runs on Prism."""
     return _take(flags, "--runner")[0].lower() == "prismrunner"

@@ -6,11 +6,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from types import FrameType, SimpleNamespace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from ..transforms import storage
 from ..transforms.storage import StorageError
@@ -50,6 +53,27 @@ def stream(run: Run, chain: Chain, flags: list[str]) -> int:
     seconds = time.monotonic() - started
     say(f"stopped after {seconds:.0f} s and {chain.newest() - began} commits: {state}")
     return exit_codes.OK
+
+
+def repeat(run: Run, run_once: Callable[[Run], int]) -> int:
+    """Run a job on again and again until it is stopped, or fails; gives the exit code.
+
+    With ``close_windows`` windows are closed once it has been stopped.
+    """
+    from ..transforms.read.streams.unbounded import STOP
+
+    job = run.job
+    open_ended = replace(run, job=msgspec.structs.replace(job, close_windows=False))
+    done = exit_codes.OK
+    with _stopped_by_signals():
+        say(f"following {', '.join(job.input)}; to stop, press Ctrl-C or send SIGTERM")
+        while not STOP.is_set():
+            code = run_once(open_ended)
+            if code not in (exit_codes.OK, exit_codes.INCOMPLETE):
+                return code
+            done = max(done, code)
+            STOP.wait(job.commit_every)
+        return max(done, run_once(run)) if job.close_windows else done
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def topic_of(job: Job, places: Places) -> Source:
         if scheme == "generate":
             from ..transforms.read.generated.inputs import parse_input as parse_generated
 
-            return Generated(parse_generated(uri), places, ends=job.until is not None)
+            return Generated(parse_generated(uri), places, ends=bool(job.until))
         from ..transforms.read.kafka.inputs import parse_input
 
         return KafkaTopic(parse_input(uri), places)
@@ -79,6 +79,7 @@ class KafkaTopic:
         """
         from ..transforms.read.errors import SourceError
         from ..transforms.read.kafka.bounds import ends, topic_state
+        from ..transforms.read.kafka.stream import KafkaStream
 
         try:
             state = topic_state(self.input)
@@ -100,6 +101,7 @@ class KafkaTopic:
             },
             topics={self.input.topic: state.topic_id},
             read=_Intervals(self.input, state.topic_id),
+            stream=KafkaStream(self.input, state.topic_id),
         )
 
     def _check_topic(self, carry: Carry, state: TopicState) -> None:
@@ -219,7 +221,8 @@ class _Generates:
         from ..transforms.read.generated.samples import GeneratedLines
         from ..transforms.read.generated.stream import GeneratedStream
 
-        GeneratedLines(run.contract, self.input, self.began_us).check()
+        # What no record can be made of is told now, and not by a worker.
+        GeneratedLines(run.contract, self.input, self.began_us)
         stream = GeneratedStream(self.input, run.contract)
         return read_stream(pipeline, run, stream, decodes(run, origin))
 

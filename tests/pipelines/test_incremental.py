@@ -293,3 +293,28 @@ def test_moments_are_of_the_day(day):
     names = [file.name for file in sorted(day.iterdir())]
     assert len(names) == 24
     assert all(datetime.strptime(name[:13], "%Y-%m-%d-%H") for name in names)
+
+
+@pytest.mark.slow
+def test_files_that_keep_arriving_are_followed(job):
+    text = Path(job.job).read_text("utf-8").replace("until: now\n", "commit_every: 0.2\n")
+    Path(job.job).write_text(text, "utf-8")
+    command = [sys.executable, "-m", "millstream.pipelines.cli", "ingest", "--job", job.job]
+    following = subprocess.Popen(
+        [*command, "--streaming", "--close_windows"], stdout=subprocess.DEVNULL
+    )
+    try:
+        while job.waiting:
+            job.arrive(6)
+            arrived = len(job.files)
+            deadline = time.monotonic() + 60
+            while len({row["source"] for row in job.ledger() if row["read"]}) < arrived:
+                assert following.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        following.terminate()
+        assert following.wait(60) == exit_codes.OK
+    finally:
+        following.kill()
+    assert_as_one_batch(job)
+    assert_balanced(job)

@@ -387,7 +387,7 @@ def test_a_line_of_an_aggregates_flag_is_counted_from_its_first(mistake):
 
 @pytest.mark.parametrize("runner", [[], ["--runner=DirectRunner"], ["--runner", "directrunner"]])
 def test_streaming_needs_a_runner_that_can(mistake, runner):
-    said = mistake(*runner, "--streaming")
+    said = mistake(*runner, "--streaming", "--input", "kafka://127.0.0.1:9/clicks")
     assert said.endswith("cannot run an unbounded job; use --runner=PrismRunner")
 
 

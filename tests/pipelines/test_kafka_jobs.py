@@ -289,3 +289,22 @@ def test_a_broker_that_hangs_dies_and_comes_back_costs_no_record(prism, tmp_path
         assert job.run("--close_windows") == exit_codes.OK
         assert job.late() == []
         job.assert_exact()
+
+
+def test_lag_tools_see_how_far_the_job_is(job):
+    from confluent_kafka import ConsumerGroupTopicPartitions
+
+    job.write(query="group=the-job")
+    job.send(events(200))
+    assert job.run() == exit_codes.OK
+    admin = job.broker.admin()
+
+    def seen() -> dict[int, int]:
+        asked = [ConsumerGroupTopicPartitions("the-job")]
+        answer = admin.list_consumer_group_offsets(asked)["the-job"].result(10)
+        return {p.partition: p.offset for p in answer.topic_partitions}
+
+    wanted = {partition: len(payloads) for partition, payloads in job.sent.items()}
+    deadline = time.monotonic() + 10
+    while seen() != wanted:
+        assert time.monotonic() < deadline

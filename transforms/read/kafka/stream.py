@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from types import TracebackType
 
 import numpy as np
@@ -14,9 +15,10 @@ from ....schemas.arrow import PAYLOADS
 from ...carry import SourceState
 from ...errors import Unavailable
 from ..streams.source import Polled, StreamReader, StreamSource
-from .bounds import topic_state
+from .bounds import Topic, topic_state
 from .inputs import KafkaInput, source_name
 from .polled import Polled as PolledPartition
+from .publisher import Publisher
 from .reader import KafkaReader
 
 ROWS = 50_000
@@ -46,6 +48,11 @@ class KafkaStream(StreamSource):
     def owns(self, source: str) -> bool:
         return self.partition(source) % self.parts == self.number
 
+    def committed(self, states: Mapping[str, SourceState]) -> None:
+        if self.input.group:
+            at = {self.partition(source): state.next for source, state in states.items()}
+            _publisher(self.input).publish(at)
+
     def partition(self, source: str) -> int:
         """The partition that is called so."""
         return int(source.rpartition("/")[2])
@@ -53,6 +60,12 @@ class KafkaStream(StreamSource):
     def name(self, partition: int) -> str:
         """What a partition is called."""
         return source_name(self.input.topic, partition)
+
+
+@cache
+def _publisher(input: KafkaInput) -> Publisher:
+    """One for all commits of a process."""
+    return Publisher(input, Topic(input))
 
 
 class _Reader(StreamReader):
@@ -117,9 +130,6 @@ class _Reader(StreamReader):
         self._reader.add(new)
         self._known.update(new)
         return {self._stream.name(partition): low for partition, low in new.items()}
-
-    def publish(self, positions: Mapping[str, int]) -> None:
-        self._reader.publish({self._stream.partition(s): at for s, at in positions.items()})
 
     def _together(self, found: Sequence[PolledPartition]) -> Polled:
         """Messages of several partitions as one batch."""

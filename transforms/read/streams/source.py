@@ -61,13 +61,6 @@ class StreamReader(Protocol):
         """
 
     @abstractmethod
-    def publish(self, positions: Mapping[str, int]) -> None:
-        """Tell those who watch how far behind readers are that all before these is committed.
-
-        It fails in silence: nothing depends on it.
-        """
-
-    @abstractmethod
     def __enter__(self) -> StreamReader: ...
 
     @abstractmethod
@@ -94,6 +87,11 @@ class StreamSource(Protocol):
     @abstractmethod
     def owns(self, source: str) -> bool:
         """Whether a source is of this part of the stream."""
+
+    def committed(self, states: Mapping[str, SourceState]) -> None:
+        """Tell those who watch how far behind readers are where partitions stand, once all before
+        that is committed. It fails in silence: nothing depends on it."""
+        return
 
     def acknowledge(self, receipts: Sequence[str]) -> None:
         """Tell the service that records are committed and need not be given again.
