@@ -29,6 +29,9 @@ class JobError(ValueError):
     what was expected, and the nearest right name."""
 
 
+STREAMS = ("kafka", "generate")
+"""Schemes of input that is a stream."""
+
 Format = Literal["auto", "jsonl", "csv", "avro", "parquet"]
 """Formats of input."""
 

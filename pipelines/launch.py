@@ -22,7 +22,7 @@ from ..transforms.plan import PlanError
 from ..transforms.storage import StorageError
 from . import exit_codes, logs, progress, runners
 from .arguments import job_flags
-from .job import KEYS, Job, JobError, Places, check_going_on, load_job
+from .job import KEYS, STREAMS, Job, JobError, Places, check_going_on, load_job
 from .logs import ERROR, WARNING, say
 from .prepare import (
     input_format,
@@ -119,7 +119,7 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
 
 
 def _may_be_stream(job: Job) -> bool:
-    return any("://" in uri and not storage.is_remote(uri) for uri in job.input)
+    return any(uri.partition("://")[0] in STREAMS for uri in job.input)
 
 
 def _stream(job: Job, streaming: bool, places: Places) -> Source | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..transforms.carry import Carry, SourceState
 from ..transforms.plan import Interval
 from .incremental import Planned, Source
-from .job import Job, Places
+from .job import STREAMS, Job, Places
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from ..transforms.stage_result import StageResult
     from .graph import Run
 
-SCHEMES = ("kafka", "generate")
-
 
 def is_stream(job: Job, places: Places) -> bool:
     """Whether a job reads a stream.
@@ -31,7 +29,7 @@ def is_stream(job: Job, places: Places) -> bool:
     Raises:
         JobError: it reads files too, or several streams.
     """
-    streams = [uri for uri in job.input if uri.partition("://")[0] in SCHEMES]
+    streams = [uri for uri in job.input if uri.partition("://")[0] in STREAMS]
     if streams and len(job.input) > 1:
         said = f"{streams[0]} is a stream: give it a job of its own"
         raise places.error(("input",), said)
