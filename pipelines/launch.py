@@ -64,24 +64,21 @@ def run(arguments: argparse.Namespace, beam_flags: list[str]) -> int:
 
 
 def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float) -> int:
-    try:
+    with _looking_for_misspelt(beam_flags):
         job, places = load_job(arguments.job, job_flags(arguments))
         logs.use(job.log_format)
         contract = job_contract(job)
         storage.use_options(beam_flags)
-        streaming = runners.is_streaming(beam_flags)
-        follows = streaming and not _may_be_stream(job)
-        # Files that keep arriving are read by one bounded run after another, on any runner.
-        flags = runners.chosen(runners.bounded(beam_flags) if follows else beam_flags)
+    streaming = runners.is_streaming(beam_flags)
+    follows = streaming and not _may_be_stream(job)
+    # Files that keep arriving are read by one bounded run after another, on any runner.
+    flags = runners.chosen(runners.bounded(beam_flags) if follows else beam_flags)
+    if follows:
+        job = msgspec.structs.replace(job, allow_no_input=True)
+    with _looking_for_misspelt(beam_flags):
         check_going_on(job, streaming, places)
-        if follows:
-            job = msgspec.structs.replace(job, allow_no_input=True)
         source = _stream(job, streaming, places)
         inputs = () if source else tuple(job_inputs(job, places))
-    except JobError:
-        # what is missing may be what a misspelt flag was to say
-        runners.refuse_unknown(beam_flags, job_flag_names())
-        raise
     if runners.is_single_process(flags):
         runners.keep_freed_memory()
         job = msgspec.structs.replace(job, shards=job.shards or 1)  # nobody shares the work
@@ -116,6 +113,16 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
             from ..transforms.decoding import detach_helpers
 
             detach_helpers()
+
+
+@contextmanager
+def _looking_for_misspelt(beam_flags: list[str]) -> Iterator[None]:
+    """What is missing may be what a misspelt flag was to say."""
+    try:
+        yield
+    except JobError:
+        runners.refuse_unknown(beam_flags, job_flag_names())
+        raise
 
 
 def _may_be_stream(job: Job) -> bool:
