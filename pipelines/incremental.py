@@ -179,6 +179,7 @@ class _Going:
         carry = _carried(carry, planned, carry.seen)
         # What is staged is named by the process that stages it, what is committed by its commit.
         token = Token(f"s{uuid.uuid4().hex[:15]}", self.base.plan.digest)
+        self.chain.store.begin(self.base.plan, token.run_id, reprocess=True)  # so that gc knows it
         parts = 1 if runners.is_prism(flags) else carry.shards
         idle = job_duration(job, "idle", self.places) / 1e6
         pace = Pace(poll_rows=job.poll_rows, idle_seconds=idle)

@@ -77,7 +77,7 @@ class Carry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Reached(NamedTuple):
     """That a partition has been read from ``start`` to ``end``, to which ``newest`` is the greatest
     event time; ``idle`` if there was nothing to read and there is nothing more. ``floor`` is a
-    watermark that it has whatever it holds."""
+    watermark that its reader judges it by, whatever it holds."""
 
     source: str
     start: int
@@ -117,7 +117,8 @@ def advanced(
 
     The watermark is the least of all partitions that are not idle, and never falls. An idle
     partition holds nothing back: it is raised to the watermark, so that what it brings later is
-    judged by what has been closed meanwhile.
+    judged by what has been closed meanwhile. One that is still being read judges by the floor that
+    was told, and counts with it.
     """
     sources = dict(carry.sources)
     idle: set[str] = set()
@@ -129,7 +130,7 @@ def advanced(
             floor=max(part.floor, before.floor),
             cursor=part.cursor or before.cursor,
         )
-        (idle.add if part.idle else idle.discard)(part.source)
+        (idle.add if part.idle and part.floor <= NEVER else idle.discard)(part.source)
     marks = {source: state.watermark(disorder_us) for source, state in sources.items()}
     active = [mark for source, mark in marks.items() if source not in idle]
     # Once nothing is on its way anywhere, time has come as far as it has in any partition.

@@ -164,6 +164,30 @@ class RunStore:
         attempt = self._latest(token)
         return self._read(attempt.path("prepared"), Prepared) if attempt.prepared else None
 
+    def standing(self, run_id: str) -> Prepared | None:
+        """What a run id has prepared and not all committed yet."""
+        for attempt in reversed(self._attempts(run_id)):
+            if attempt.record:
+                return None
+            if attempt.prepared:
+                return self._read(attempt.path("prepared"), Prepared)
+        return None
+
+    def discard(self, token: Token) -> None:
+        """Forget what a plan has prepared, of which nothing is committed."""
+        storage.delete(self._latest(token).path("prepared"))
+
+    def inputs(self, token: Token) -> tuple[InputFile, ...]:
+        """The files that a plan reads; none if it is not known any more."""
+        for attempt in self._attempts(token.run_id):
+            if attempt.names(token.plan_digest):
+                return Plan.from_json(storage.read_bytes(attempt.path("plan"))).inputs
+        return ()
+
+    def delete(self, run_id: str) -> None:
+        """Delete all that is known of a run."""
+        storage.delete_folder(self._folder(checked_name(run_id, "run id")))
+
     def folder(self, token: Token) -> RunFolder:
         """The folder of the plan that the token names, which has begun."""
         attempt = self._latest(token)

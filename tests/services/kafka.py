@@ -10,13 +10,14 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -223,23 +224,92 @@ def running() -> Iterator[Kafka]:
     Raises:
         NoServer: it does not start.
     """
-    with tempfile.TemporaryDirectory(prefix="millstream-kafka-") as path:
-        folder = Path(path)
+    with breakable() as broker:
+        yield broker.peer
+
+
+class Broker:
+    """A broker that can be stopped, killed and started again, with all that it holds."""
+
+    def __init__(self, folder: Path) -> None:
+        self._settings = folder / "server.properties"
+        self.data = folder / "data"
+        """What it holds: a folder for each partition, named ``TOPIC-PARTITION``."""
         inner, outer, controller = (f"127.0.0.1:{free_port()}" for _ in range(3))
-        settings = folder / "server.properties"
-        written = {**_RULES, **_addresses(inner, outer, controller), "log.dirs": f"{folder}/data"}
-        settings.write_text(_properties(written), "utf-8")
+        written = {**_RULES, **_addresses(inner, outer, controller), "log.dirs": str(self.data)}
+        self._settings.write_text(_properties(written), "utf-8")
         client = folder / "client.properties"
         client.write_text(_properties(credentials(USER, PASSWORD)), "utf-8")
         client.chmod(0o600)
-        _format(settings)
-        peer = Kafka(outer, inner, {"MILLSTREAM_KAFKA_CONFIG": str(client)})
-        with serving(
-            [*_java("-Xmx512m", *maven.QUICK), "kafka.Kafka", str(settings)],
-            int(inner.split(":")[1]),
-        ):
-            _wait(peer)
-            yield peer
+        self.peer = Kafka(outer, inner, {"MILLSTREAM_KAFKA_CONFIG": str(client)})
+        self._running = ExitStack()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers.
+
+        Raises:
+            NoServer: it does not start.
+        """
+        command = [*_java("-Xmx512m", *maven.QUICK), "kafka.Kafka", str(self._settings)]
+        port = int(self.peer.inner.split(":")[1])
+        self._running.enter_context(serving(command, port))
+        _wait(self.peer)
+
+    def end(self) -> None:
+        """End it in good order."""
+        self._running.close()
+
+    def kill(self) -> None:
+        """Have it die at once."""
+        self._signal(signal.SIGKILL)
+        self.end()
+
+    @contextmanager
+    def other_passwords(self) -> Iterator[None]:
+        """Have it be started anew with other passwords, for as long as the block lasts."""
+        said = self._settings.read_text("utf-8")
+        self.end()
+        self._settings.write_text(said.replace(PASSWORD, f"other-{PASSWORD}"), "utf-8")
+        self.start()
+        try:
+            yield
+        finally:
+            self.end()
+            self._settings.write_text(said, "utf-8")
+            self.start()
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Have it hold its connections and answer nothing, for as long as the block lasts."""
+        self._signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        import psutil
+
+        settings = str(self._settings)
+        (process,) = (p for p in psutil.Process().children() if settings in p.cmdline())
+        process.send_signal(number)
+
+
+@contextmanager
+def breakable() -> Iterator[Broker]:
+    """A broker of one's own, running when the block begins.
+
+    Raises:
+        NoServer: it does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="millstream-kafka-") as path:
+        broker = Broker(Path(path))
+        _format(broker._settings)
+        try:
+            broker.start()
+            yield broker
+        finally:
+            broker.end()
 
 
 def credentials(user: str, password: str) -> dict[str, str]:

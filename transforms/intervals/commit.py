@@ -128,9 +128,9 @@ def commit_interval(
     states.turn(head.carry.token)
     for path in _held_paths(carry) - _held_paths(head.carry):
         storage.delete(path)  # a restart begins with what this commit has kept
-    if commits.source is not None and facts.unacknowledged:
-        receipts = [receipt for fact in facts.unacknowledged for receipt in fact.receipts]
-        commits.source.acknowledge(receipts)
+    if commits.source is not None:
+        commits.source.acknowledge([r for fact in facts.unacknowledged for r in fact.receipts])
+        commits.source.committed(head.carry.sources)
     return head
 
 
@@ -154,7 +154,7 @@ def _balanced(
         # To close is to say that nothing comes before the end of what was open: what does is late.
         watermark = max(watermark, _last_end(carry, facts))
         sources = raised(sources, watermark)
-    kept = {}
+    kept, wrong = {}, []
     for aggregate in commits.aggregates:
         name = aggregate.spec.name
         made = close_windows(
@@ -171,8 +171,9 @@ def _balanced(
         receipts += made.receipts
         tallies += made.tallies
         kept[name] = made.kept
+        wrong += made.wrong
     rows = ledger.build(token.run_id, commits.outputs, tallies, receipts)
-    wrong = _unread(plan, facts.reached) + ledger.check(rows)
+    wrong += _unread(plan, facts.reached) + ledger.check(rows)
     wrong += strays(commits.outputs, tallies, receipts)
     wrong += _lost_states(commits, facts) + _lost_late(commits, tallies, receipts)
     if wrong:

@@ -12,12 +12,21 @@ from typing import BinaryIO, NamedTuple, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...schemas.aggregates.open_windows import Closed, Trigger, close, closing_times, given, of_one
+from ...schemas.aggregates.open_windows import (
+    Closed,
+    Trigger,
+    close,
+    closing_times,
+    given,
+    next_end,
+    of_one,
+)
 from ...schemas.aggregates.spec import AggregateSpec
 from ...schemas.aggregates.states import merge_states, state_schema
 from .. import storage
 from ..aggregate import batches_of, shard_of
 from ..carry import Carry, HeldFile, Opened, OpenWindows
+from ..ledger import Imbalance
 from ..plan import Token
 from ..receipts import Receipt
 from ..tallies import Tally
@@ -45,11 +54,15 @@ class OpenAggregate:
 
 
 class Given(NamedTuple):
-    """What a commit makes of an aggregate: staged results, tallies, and what is kept."""
+    """What a commit makes of an aggregate: staged results, tallies, and what is kept.
+
+    ``wrong`` says what came that was late, and was not told apart.
+    """
 
     receipts: list[Receipt]
     tallies: list[Tally]
     kept: OpenWindows
+    wrong: list[Imbalance]
 
 
 class HeldStates:
@@ -101,11 +114,13 @@ def close_windows(
     before = carry.aggregates.get(spec.name) or OpenWindows(described=aggregate.described)
     results = StagedFiles(output, token)
     files: list[HeldFile] = []
+    wrong: list[Imbalance] = []
     try:
         for shard in range(carry.shards):
             held = states.find(carry.token, spec.name, shard)
             is_known = held is not None
             came = _of_shard(new, shard, carry.shards, spec)
+            wrong += _beyond_correction(came, aggregate, carry.watermark)
             closed = close(
                 held if is_known else read_held(before, shard, aggregate, carry.watermark),
                 came,
@@ -129,7 +144,18 @@ def close_windows(
         raise
     records, tallies = _passed(spec.name, before, opened, watermark)
     kept = OpenWindows(described=aggregate.described, files=tuple(files), records=records)
-    return Given(receipts, tallies, kept)
+    return Given(receipts, tallies, kept, wrong)
+
+
+def _beyond_correction(came: pa.Table, aggregate: OpenAggregate, watermark: int) -> list[Imbalance]:
+    """States that no result will ever hold: their windows had been closed before they came."""
+    spec, lateness = aggregate.spec, aggregate.trigger.lateness_us
+    end = next_end(came, spec)
+    if end is None or end + lateness > watermark:
+        return []
+    groups = int((closing_times(came, spec) + lateness <= watermark).sum())
+    reason = "or more: they are too late, and were taken for records that are not"
+    return [Imbalance("", spec.name, max(groups, 1), reason)]
 
 
 def _is_worth_adding(older: Sequence[HeldFile], came: pa.Table, held: pa.Table) -> bool:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from ...schemas.aggregates.spec import SESSION_END, SLICE_START
 from .. import storage
+from ..links import Links
 from ..runs import RunStore
 from .files import PRIVATE, FilesDestination, read_manifest
 from .garbage import Garbage, look_at
@@ -26,7 +27,8 @@ that were refused."""
 
 
 def settled_runs(store: RunStore, before: float) -> frozenset[str]:
-    """Run ids that were recorded before a time, and have nothing left to complete.
+    """Run ids that were recorded before a time, and have nothing left to complete. The newest
+    commit of a job that goes on is none: the next one begins with it.
 
     Args:
         before: seconds since the epoch.
@@ -35,6 +37,8 @@ def settled_runs(store: RunStore, before: float) -> frozenset[str]:
         StorageError: a record cannot be read.
     """
     unfinished = {run_id for run_id, unfinished in store.runs().items() if unfinished}
+    if newest := Links(store.home).newest():
+        unfinished.add(newest[1].run_id)
     return frozenset(
         record.run_id
         for record in store.committed()

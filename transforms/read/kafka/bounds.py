@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -59,7 +59,8 @@ def topic_state(input: KafkaInput) -> TopicState:
         SourceError: there is no such topic, or we are not let in.
         Unavailable: no broker answers.
     """
-    return Topic(input).state()
+    with closing(Topic(input)) as topic:
+        return topic.state()
 
 
 def starts(input: KafkaInput, state: TopicState) -> dict[int, int]:
@@ -77,9 +78,10 @@ def starts(input: KafkaInput, state: TopicState) -> dict[int, int]:
         case "latest":
             return _highs(state)
         case Since(ms):
-            return Topic(input).since(ms, state)
+            return _since(input, ms, state)
         case "committed":
-            said = Topic(input).committed(state.partitions)
+            with closing(Topic(input)) as topic:
+                said = topic.committed(state.partitions)
         case Offsets(pairs):
             said = dict(pairs)
             _check_partitions(state, "start", said)
@@ -98,7 +100,7 @@ def ends(input: KafkaInput, state: TopicState) -> dict[int, int]:
     """
     match input.until:
         case Since(ms):
-            return Topic(input).since(ms, state)
+            return _since(input, ms, state)
         case Offsets(pairs):
             _check_partitions(state, "until", dict(pairs))
             return {**_highs(state), **dict(pairs)}
@@ -106,7 +108,7 @@ def ends(input: KafkaInput, state: TopicState) -> dict[int, int]:
 
 
 class Topic:
-    """An input's topic, to be asked. One client for all questions.
+    """An input's topic, to be asked. One client for all questions, to be closed in the end.
 
     All methods raise ``SourceError`` where there is no such topic or we are not let in, and
     ``Unavailable`` where no broker answers within ``QUESTION_SECONDS``.
@@ -116,6 +118,11 @@ class Topic:
         self._input = input
         self._client = client_of(input)
         self._introduced = False
+
+    def close(self) -> None:
+        """Give the client back. It must not be left to the collector of garbage, which may run in
+        the client's own thread: there it cannot be closed, and the process is aborted."""
+        self.__dict__.pop("_admin", None)
 
     def state(self) -> TopicState:
         """What there is of it now."""
@@ -191,6 +198,18 @@ class Topic:
             )
             found = answer[group].result().topic_partitions
         return {p.partition: p.offset for p in found if p.offset >= 0}
+
+    def publish(self, positions: Mapping[int, int]) -> Future[Any]:
+        """Have the input's group hold positions. Nobody waits for it; whoever has the group's
+        partitions assigned prevents it.
+
+        What it gives has ``topic_partitions`` as its result, of which each may have an ``error``.
+        """
+        group, topic = self._input.group, self._input.topic
+        said = [TopicPartition(topic, partition, at) for partition, at in positions.items()]
+        return self._admin.alter_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(group, said)], request_timeout=QUESTION_SECONDS
+        )[group]
 
     @cached_property
     def _admin(self) -> AdminClient:
@@ -282,14 +301,22 @@ def beyond(input: KafkaInput, partition: int, offset: int, high: int) -> SourceE
 def _check(input: KafkaInput, state: TopicState, said: Mapping[int, int]) -> None:
     """See whether offsets to begin at are there."""
     behind = {p: offset for p, offset in said.items() if offset > state.partitions[p][1]}
-    # What lies behind an open transaction is there, though it cannot be read yet.
-    ends = Topic(input).highs(behind, decided=False) if behind else {}
+    ends: dict[int, int] = {}
+    if behind:
+        with closing(Topic(input)) as topic:
+            # What lies behind an open transaction is there, though it cannot be read yet.
+            ends = topic.highs(behind, decided=False)
     for partition, offset in said.items():
         low, high = state.partitions[partition]
         if offset < low:
             raise gone(input, partition, offset, low)
         if offset > ends.get(partition, high):
             raise beyond(input, partition, offset, ends[partition])
+
+
+def _since(input: KafkaInput, ms: int, state: TopicState) -> dict[int, int]:
+    with closing(Topic(input)) as topic:
+        return topic.since(ms, state)
 
 
 def _check_partitions(state: TopicState, option: str, said: Mapping[int, int]) -> None:

@@ -7,21 +7,21 @@ reads what. Nothing is made for a single message but what confluent-kafka makes 
 from __future__ import annotations
 
 import gc
-import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any, Self
 
-from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import KafkaError, Message
 from confluent_kafka import TopicPartition as Partition
 
 from ..errors import Unavailable
-from .bounds import Topic, client_of
+from .bounds import Topic, TopicState, client_of
 from .faults import Faults
 from .inputs import KafkaInput
 from .polled import Polled, as_columns, by_partition
+from .publisher import Publisher
 
 ROWS = 10_000
 """How many messages :meth:`KafkaReader.bounded` reads at once."""
@@ -42,7 +42,6 @@ _DEFAULTS = {
     "queued.max.messages.kbytes": 16 << 10,
 }
 """What the file of settings may say otherwise."""
-_LOG = logging.getLogger(__name__)
 
 
 class KafkaReader:
@@ -65,16 +64,15 @@ class KafkaReader:
         self._looked = time.monotonic()
         self._answer: Future[Any] | None = None
         self._faults = Faults(input, self._client, self._topic, self.topic_id)
-        self._failure: Exception | None = None
+        self._failure: tuple[type[Exception], str] | None = None
         self._positions: dict[int, int] = {}
-        self._publishing = _Publishing(input)
+        self._publisher = Publisher(input, self._topic)
         self._consumer = self._client.consumer(
-            {**_DEFAULTS, "on_commit": self._publishing.done},
+            _DEFAULTS,
             auto_offset_reset="error",
             check_crcs=True,
             enable_auto_offset_store=False,
             enable_partition_eof=True,
-            group_id=input.group or "millstream",
             isolation_level=input.isolation,
         )
         self.add(positions)
@@ -86,7 +84,9 @@ class KafkaReader:
         self.close()
 
     def close(self) -> None:
-        """Give everything back. What was published goes out first."""
+        """Give everything back. What was published goes out first, if the broker answers."""
+        self._publisher.wait()
+        self._topic.close()
         self._consumer.close()
 
     @property
@@ -125,17 +125,15 @@ class KafkaReader:
                 topic is gone, or is another one; we are not let in any more.
             Unavailable: the broker cannot serve just now, and the client has given up.
         """
-        if self._failure:
-            raise self._failure
+        self._raise_failure()
         with _no_collection():
             messages = self._gathered(max_rows, seconds)
             polled = self._taken(messages)
         self._look()
         if polled:
             self._client.forget()
-        elif self._failure:
-            raise self._failure
         else:
+            self._raise_failure()
             self._client.raise_refusal()
         return polled
 
@@ -178,6 +176,15 @@ class KafkaReader:
         """
         self._topic.check(self.topic_id, self._positions)
 
+    def state(self) -> TopicState:
+        """What there is of the topic now: partitions that were added too.
+
+        Raises:
+            SourceError: it was deleted; we are not let in.
+            Unavailable: no broker answers.
+        """
+        return self._topic.state()
+
     def caught_up(self) -> set[int]:
         """The partitions that hold no more than was read, as the broker says now; none if it does
         not answer.
@@ -194,13 +201,7 @@ class KafkaReader:
     def publish(self, positions: Mapping[int, int]) -> None:
         """Let those who watch the group know how far we are. Nothing depends on it: if it fails,
         that is logged, and no more."""
-        if not self._input.group or not positions:
-            return
-        offsets = [Partition(self._input.topic, p, offset) for p, offset in positions.items()]
-        try:
-            self._consumer.commit(offsets=offsets, asynchronous=True)
-        except KafkaException as error:
-            self._publishing.done(error.args[0], offsets)
+        self._publisher.publish(positions)
 
     def _gathered(self, max_rows: int, seconds: float) -> list[Message]:
         deadline = time.monotonic() + seconds
@@ -245,7 +246,8 @@ class KafkaReader:
             elif error.code() == KafkaError._PARTITION_EOF:
                 ends[message.partition() or 0] = message.offset() or 0
             elif failure := self._fault(message, error, kept):
-                self._failure = failure
+                # Not the error itself: it would hold the frames that hold us.
+                self._failure = type(failure), str(failure)
                 break
         return kept, ends
 
@@ -258,6 +260,11 @@ class KafkaReader:
         offsets = [m.offset() or 0 for m in before if m.partition() == partition]
         position = offsets[-1] + 1 if offsets else self._positions[partition]
         return self._faults.of(message, error, position)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            kind, said = self._failure
+            raise kind(said)
 
     def _look(self) -> None:
         """See now and then whether the topic is still the same, and wait for no answer."""
@@ -278,21 +285,6 @@ class KafkaReader:
 
     def _named(self, partitions: Iterable[int]) -> list[Partition]:
         return [Partition(self._input.topic, partition) for partition in partitions]
-
-
-class _Publishing:
-    """What becomes of positions that are published: the first failure is a warning."""
-
-    def __init__(self, input: KafkaInput) -> None:
-        self._input = input
-        self._level = logging.WARNING
-
-    def done(self, error: KafkaError | None, partitions: Collection[Partition]) -> None:
-        """What a client calls when the broker has answered."""
-        if errors := [e for e in (error, *(p.error for p in partitions)) if e]:
-            said = (self._input.place, self._input.group, errors[0].str())
-            _LOG.log(self._level, "%s: positions of group %s are not published: %s", *said)
-            self._level = logging.DEBUG
 
 
 @contextmanager

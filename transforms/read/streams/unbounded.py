@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -223,8 +223,9 @@ class _OpenPart:
             yield TaggedOutput(REACHED, Unacknowledged(self._receipts))
 
     def _discover(self) -> None:
-        for source, first in self._reader.discover().items():
-            self.states.setdefault(source, SourceState(next=first))
+        if found := self._reader.discover():
+            new = {s: SourceState(next=first) for s, first in found.items() if s not in self.states}
+            self.states |= self._raised(new, new, self._least(self.states.values()))
 
     def _count(self, polled: Polled) -> None:
         self._rows.update(count_sources(polled.batch, SOURCE))
@@ -246,23 +247,36 @@ class _OpenPart:
         self._hold_back(pace)
 
     def _flowing(self, states: dict[str, SourceState], now: float) -> dict[str, SourceState]:
-        """Once all partitions are quiet, event time goes on with the clock from where it stands:
-        so the last windows close too, whenever the events were."""
+        """A partition that is quiet has at least the watermark of those that go on: what they close
+        is closed for it too. Once all are quiet, event time goes on with the clock from where it
+        stands: so the last windows close too, whenever the events were."""
         if not states or not self._at_end.issuperset(states):
             self._all_quiet = None
-            return states
+            going_on = [state for source, state in states.items() if source not in self._at_end]
+            return self._raised(states, self._at_end, self._least(going_on))
         if self._all_quiet is None:
             mark = max(state.watermark(self._disorder_us) for state in states.values())
             self._all_quiet = now, mark
         since, mark = self._all_quiet
         if mark <= NEVER:
             return states
-        floor = mark + round((now - since) * 1e6)
-        clock = self._reading.clock
-        for source in states if clock else ():
-            assert clock is not None
-            clock.raise_floor(source, floor)
-        return {s: msgspec.structs.replace(v, floor=max(v.floor, floor)) for s, v in states.items()}
+        return self._raised(states, states, mark + round((now - since) * 1e6))
+
+    def _least(self, states: Iterable[SourceState]) -> int:
+        """The least watermark of partitions, and so one that no window was closed beyond."""
+        return min((state.watermark(self._disorder_us) for state in states), default=NEVER)
+
+    def _raised(
+        self, states: dict[str, SourceState], those: Iterable[str], floor: int
+    ) -> dict[str, SourceState]:
+        """States of which those have at least a watermark, by which their records are judged."""
+        found = dict(states)
+        for source in those:
+            state = states[source]
+            found[source] = msgspec.structs.replace(state, floor=max(state.floor, floor))
+            if self._reading.clock is not None:
+                self._reading.clock.raise_floor(source, floor)
+        return found
 
     def _see_quiet(self, moved: dict[str, int], now: float, pace: Pace) -> None:
         """Which partitions have had nothing for a while, and have nothing more."""
