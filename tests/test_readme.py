@@ -12,7 +12,8 @@ import msgspec
 import pyarrow.dataset as ds
 import pytest
 import yaml
-from millstream.pipelines.job import Job
+from millstream.pipelines.job import Job, StepJob
+from millstream.schemas.documents import read_document
 from millstream.transforms.write.destination import destination
 from millstream.transforms.write.errors import DestinationError
 from millstream.transforms.write.formats import BRIEF, FORMATS
@@ -43,7 +44,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_job_of_the_readme_runs(day: Path) -> None:
-    job, _ = blocks("yaml")
+    job = blocks("yaml")[0]
     (day / "job.yaml").write_text(job, "utf-8")
     out = run(sys.executable, "-m", "millstream.pipelines.ingest", "--job", "job.yaml", cwd=day)
     assert "balanced" in out
@@ -54,8 +55,24 @@ def test_the_job_of_the_readme_runs(day: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
+def test_the_job_of_the_readme_that_goes_on_runs(day: Path) -> None:
+    job, going_on, enriching, _ = (
+        read_document(text, "README.md").value for text in blocks("yaml")
+    )
+    assert going_on["input"].startswith("kafka://")
+    assert msgspec.convert(enriching["steps"], list[StepJob])
+    job = {**job, **going_on, "input": "events/*", "ledger": "jsonl:going_on/ledger"}
+    job["output"], job["late"] = "parquet:going_on/clicks", "jsonl:going_on/late"
+    (day / "going_on.yaml").write_text(yaml.safe_dump(job), "utf-8")
+    ingest = [sys.executable, "-m", "millstream.pipelines.ingest", "--job", "going_on.yaml"]
+    assert "open after" in run(*ingest, "--until=now", cwd=day)
+    closed = run(*ingest, "--until=now", "--close_windows", cwd=day)
+    assert "open before" in closed and "open after" not in closed
+
+
 def test_the_destinations_of_the_readme_are_known() -> None:
-    _, keys = blocks("yaml")
+    keys = blocks("yaml")[-1]
     job = yaml.safe_load(keys)
     assert set(job) < {field.name for field in msgspec.structs.fields(Job)}
     places = [job[key] for key in ("output", "dead_letters", "ledger")]

@@ -64,7 +64,7 @@ class StreamTracker(RestrictionTracker):
 
     def current_progress(self) -> RestrictionProgress:
         done = self._position.over
-        return RestrictionProgress(completed=float(done), remaining=float(not done))
+        return RestrictionProgress(fraction=float(done))
 
 
 class PositionCoder(Coder):
