@@ -16,6 +16,8 @@ import msgspec
 
 FORMAT = "millstream.plan/1"
 
+OPEN_END = 1 << 62
+"""The end of an interval that goes up to what there is."""
 _NAME = re.compile(r"[A-Za-z0-9-][A-Za-z0-9._-]{0,63}")
 
 
@@ -43,6 +45,11 @@ class Interval(msgspec.Struct, frozen=True, order=True):
     source: str
     start: int
     end: int
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it ends where the stream has no more: that is known once it has been read."""
+        return self.end == OPEN_END
 
 
 class Token(NamedTuple):

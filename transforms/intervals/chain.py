@@ -71,6 +71,12 @@ class Chain:
         record = complete(self.store, prepared, check=check, patience=patience)
         return Head(prepared.carry, record)
 
+    def carry(self) -> Carry | None:
+        """What the newest commit hands on, complete or not; ``None`` if there is none."""
+        newest = self._links.newest()
+        prepared = self.store.prepared(newest[1]) if newest else None
+        return prepared.carry if prepared else None
+
     def newest(self) -> int:
         """The number of the newest commit; 0 if there is none."""
         newest = self._links.newest()

@@ -95,6 +95,10 @@ class Facts(NamedTuple):
             kinds[type(fact)].append(fact)
         return cls(*(kinds[kind] for kind in _KINDS))
 
+    def receipts_of_source(self) -> list[str]:
+        """What the stream is to be told once all is committed."""
+        return [receipt for fact in self.unacknowledged for receipt in fact.receipts]
+
 
 _KINDS = (Tally, Receipt, Reached, Opened, Unacknowledged)
 
@@ -129,7 +133,7 @@ def commit_interval(
     for path in _held_paths(carry) - _held_paths(head.carry):
         storage.delete(path)  # a restart begins with what this commit has kept
     if commits.source is not None:
-        commits.source.acknowledge([r for fact in facts.unacknowledged for r in fact.receipts])
+        commits.source.acknowledge(facts.receipts_of_source())
         commits.source.committed(head.carry.sources)
     return head
 
@@ -154,6 +158,9 @@ def _balanced(
         # To close is to say that nothing comes before the end of what was open: what does is late.
         watermark = max(watermark, _last_end(carry, facts))
         sources = raised(sources, watermark)
+    if commits.source is not None:
+        cursors = commits.source.remember(carry.sources, facts.receipts_of_source())
+        sources |= {s: msgspec.structs.replace(sources[s], cursor=c) for s, c in cursors.items()}
     kept, wrong = {}, []
     for aggregate in commits.aggregates:
         name = aggregate.spec.name
@@ -216,7 +223,7 @@ def _unread(plan: Plan, reached: Sequence[Reached]) -> list[ledger.Imbalance]:
         at = interval.start
         for start, end in sorted(parts.pop(interval.source, [])):
             at = end if start == at else -1
-        if at != interval.end:
+        if at == -1 or (at != interval.end and not interval.is_open):
             wrong.append(_not_as_planned(interval))
     for source in parts:
         if plan.intervals:

@@ -86,6 +86,8 @@ class _ReadIntervals(beam.DoFn):
         states = {s: state for s, state in self._states.items() if s in names}
         reading = Reading(self._decodes, self._decoding, self._decodes.clock(states))
         rows: Counter[str] = Counter(dict.fromkeys(names, 0))
+        duplicates: Counter[str] = Counter()
+        nexts = {part.source: part.start for part in parts}
         cursors: dict[str, str] = {}
         receipts: tuple[str, ...] = ()
         ends = {part.source: part.end for part in parts if part.end > part.start}
@@ -100,17 +102,21 @@ class _ReadIntervals(beam.DoFn):
             with self._source.open(starts) as reader:
                 for polled in reader.until(ends):
                     rows.update(count_sources(polled.batch, SOURCE))
+                    duplicates.update(polled.duplicates or {})
+                    nexts.update(polled.next)
                     cursors.update(polled.cursors or {})
                     receipts += polled.receipts
                     yield from reading.put(polled)
             yield from reading.drain()
         for part in parts:
             newest = reading.clock.newest(part.source) if reading.clock else NEVER
-            idle = part.start == part.end
-            reached = Reached(part.source, part.start, part.end, newest, idle)
+            end = nexts[part.source] if part.is_open else part.end
+            reached = Reached(part.source, part.start, end, newest, part.start == end)
             reached = reached._replace(cursor=cursors.get(part.source, ""))
             yield TaggedOutput(REACHED, reached)
         if receipts:
             yield TaggedOutput(REACHED, Unacknowledged(receipts))
         for source, count in rows.items():
-            yield TaggedOutput(TALLIES, Tally(source, "read", count))
+            yield TaggedOutput(TALLIES, Tally(source, "read", count + duplicates[source]))
+        for source, count in (+duplicates).items():
+            yield TaggedOutput(TALLIES, Tally(source, "duplicate", count))

@@ -19,12 +19,14 @@ class Polled(NamedTuple):
     ``next`` has the first position of each source that has not been given: it may move without a
     record, over positions that hold none. ``cursors`` are what a service wants to be told to go on
     from there, where that is no number; ``receipts`` what it is to be told once all is committed.
+    ``duplicates`` counts, by source, records that were read before, and are not given again.
     """
 
     batch: pa.RecordBatch
     next: dict[str, int]
     cursors: Mapping[str, str] | None = None
     receipts: tuple[str, ...] = ()
+    duplicates: Mapping[str, int] | None = None
 
 
 class StreamReader(Protocol):
@@ -92,6 +94,22 @@ class StreamSource(Protocol):
         """Tell those who watch how far behind readers are where partitions stand, once all before
         that is committed. It fails in silence: nothing depends on it."""
         return
+
+    def remember(
+        self, before: Mapping[str, SourceState], receipts: Sequence[str]
+    ) -> Mapping[str, str]:
+        """Write down what a later reader has to know of records that are about to be committed, and
+        give, by source, the cursors that are committed with them. It may be called again for the
+        same commit.
+
+        Args:
+            before: where the commit before stands.
+            receipts: of all that is to be committed.
+
+        Raises:
+            Overtaken: some of it is committed already.
+        """
+        return {}
 
     def acknowledge(self, receipts: Sequence[str]) -> None:
         """Tell the service that records are committed and need not be given again.

@@ -173,6 +173,7 @@ class _OpenPart:
         self._reader.__enter__()
         self._reading = Reading(decodes, decoding, decodes.clock(self.states))
         self._rows: Counter[str] = Counter()
+        self._duplicates: Counter[str] = Counter()
         self._receipts: tuple[str, ...] = ()
         self._quiet_since: dict[str, float] = {}
         self._looked = 0.0
@@ -186,7 +187,7 @@ class _OpenPart:
     def read(self, pace: Pace) -> Iterator[Any]:
         """A slice: records, and tagged dead letters."""
         self._discover()
-        self._rows = Counter()
+        self._rows, self._duplicates = Counter(), Counter()
         began = time.monotonic()
         until = began + pace.slice_seconds
         moved: dict[str, int] = {}
@@ -217,8 +218,10 @@ class _OpenPart:
                 REACHED,
                 Reached(source, begun, state.next, state.newest, idle, state.floor, state.cursor),
             )
-        for source, rows in self._rows.items():
+        for source, rows in (self._rows + self._duplicates).items():
             yield TaggedOutput(TALLIES, Tally(source, "read", rows))
+        for source, rows in (+self._duplicates).items():
+            yield TaggedOutput(TALLIES, Tally(source, "duplicate", rows))
         if self._receipts:
             yield TaggedOutput(REACHED, Unacknowledged(self._receipts))
 
@@ -229,6 +232,7 @@ class _OpenPart:
 
     def _count(self, polled: Polled) -> None:
         self._rows.update(count_sources(polled.batch, SOURCE))
+        self._duplicates.update(polled.duplicates or {})
 
     def _advance(self, moved: dict[str, int], cursors: dict[str, str], pace: Pace) -> None:
         now = time.monotonic()
