@@ -185,8 +185,16 @@ class RunStore:
         return ()
 
     def delete(self, run_id: str) -> None:
-        """Delete all that is known of a run."""
-        storage.delete_folder(self._folder(checked_name(run_id, "run id")))
+        """Delete all that is known of a run, the plan last: until then it can be done again."""
+        folder = self._folder(checked_name(run_id, "run id"))
+        paths = storage.list_files(folder, deep=True)
+        for path in sorted(paths, key=lambda path: path.endswith("/plan.json")):
+            storage.delete(path)
+        folders = {path.rpartition("/")[0] for path in paths}
+        folders |= {inner.rpartition("/")[0] for inner in folders}
+        for inner in sorted(folders, key=len, reverse=True):
+            if inner.startswith(folder):
+                storage.delete_empty_folder(inner)
 
     def folder(self, token: Token) -> RunFolder:
         """The folder of the plan that the token names, which has begun."""

@@ -248,6 +248,8 @@ def test_the_newest_links_are_kept(process, monkeypatch):
     assert sorted(file.name for file in folder.iterdir()) == [
         f"{sequence:010d}.json" for sequence in (4, 5, 6)
     ]
+    assert sorted(process.chain.store.runs()) == [f"c{n:010d}" for n in (4, 5, 6)]
+    assert process.rows() == [1, 2, 3, 4, 5, 6]
     assert process.chain.newest() == 6
     head = process.chain.head()
     assert head is not None
