@@ -330,6 +330,9 @@ def check_going_on(job: Job, streaming: bool, places: Places) -> None:
             if getattr(job, key):
                 raise places.error((key,), "is for jobs that go on: say until: now")
         return
+    if streaming and job.deduplicate == "run":
+        said = "a stream has no end at which all its records could be compared; leave it out"
+        raise places.error(("deduplicate",), said)
     if job.until and streaming:
         said = "a stream that is read up to now ends: leave out until, or --streaming"
         raise places.error(("until",), said)

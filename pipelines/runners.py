@@ -47,6 +47,18 @@ def is_streaming(flags: list[str]) -> bool:
     return "--streaming" in flags
 
 
+def for_streams(flags: list[str]) -> list[str]:
+    """The flags, with what a runner needs to run a stream.
+
+    Flink: without ``finish_bundle_before_checkpointing`` a checkpoint that comes while the source's
+    first bundle is open leaves its output in a buffer for ever.
+    """
+    needed = "--finish_bundle_before_checkpointing"
+    if is_prism(flags) or needed in flags:
+        return flags
+    return [*flags, needed]
+
+
 def bounded(flags: list[str]) -> list[str]:
     """The flags of a job that ends."""
     return [flag for flag in flags if flag != "--streaming"]
@@ -60,7 +72,8 @@ def is_prism(flags: list[str]) -> bool:
 def works_here(flags: list[str]) -> bool:
     """Whether the workers of the job are threads of this process, and of no other."""
     environment, _ = _take(flags, "--environment_type")
-    return is_single_process(flags) or (is_prism(flags) and environment in ("", "LOOPBACK"))
+    loopback = environment == "LOOPBACK" or (is_prism(flags) and not environment)
+    return is_single_process(flags) or loopback
 
 
 def is_single_process(flags: list[str]) -> bool:

@@ -21,6 +21,8 @@ from . import exit_codes, runners
 from .logs import say
 
 if TYPE_CHECKING:
+    from apache_beam.runners.runner import PipelineResult
+
     from ..transforms.intervals.chain import Chain
     from .graph import Run
 
@@ -37,11 +39,13 @@ def stream(run: Run, chain: Chain, flags: list[str]) -> int:
     began = chain.newest()
     started = time.monotonic()
     try:
-        pipeline = beam.Pipeline(options=PipelineOptions(flags))
+        pipeline = beam.Pipeline(options=PipelineOptions(runners.for_streams(flags)))
         build(pipeline, run)
         with _stopped_by_signals(), _servers_apart():
             say(f"reading {run.job.input[0]}; to stop, press Ctrl-C or send SIGTERM")
-            state = pipeline.run().wait_until_finish()
+            result = pipeline.run()
+            here = runners.works_here(flags)
+            state = result.wait_until_finish() if here else _watched(result)
     except Exception as error:
         if runners.TRACEBACK in os.environ:
             raise
@@ -74,6 +78,22 @@ def repeat(run: Run, run_once: Callable[[Run], int]) -> int:
             done = max(done, code)
             STOP.wait(job.commit_every)
         return max(done, run_once(run)) if job.close_windows else done
+
+
+def _watched(result: PipelineResult) -> str:
+    """Wait for a job whose workers are elsewhere, and hear nothing of signals: once we are stopped,
+    it is cancelled. What it had not committed will be read again."""
+    from apache_beam.runners.runner import PipelineState
+
+    from ..transforms.read.streams.unbounded import STOP
+
+    while True:
+        state = result.wait_until_finish(duration=1000)
+        if PipelineState.is_terminal(state):
+            return str(state)
+        if STOP.is_set():
+            result.cancel()
+            return PipelineState.CANCELLED
 
 
 @contextmanager

@@ -125,10 +125,10 @@ class TopicJob:
             *("--job", self.folder.job, *arguments),
         ]
 
-    def live(self, prism: str, *arguments: str) -> Live:
-        """Read on Prism for as long as the block lasts."""
-        flags = ["--streaming", "--runner=PrismRunner", f"--prism_location={prism}"]
-        return Live(self.command(*flags, *arguments), self.folder.path / "live.log")
+    def live(self, runner: Sequence[str], *arguments: str) -> Live:
+        """Read on a runner for as long as the block lasts."""
+        command = self.command("--streaming", *runner, *arguments)
+        return Live(command, self.folder.path / "live.log")
 
     def expected(self) -> Expected:
         found = Expected()

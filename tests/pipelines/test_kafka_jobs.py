@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator
@@ -34,12 +36,23 @@ def job(broker, tmp_path) -> TopicJob:
     return TopicJob.make(tmp_path / "job", broker)
 
 
-@pytest.fixture(scope="module")
-def prism() -> str:
-    found = prism_location()
-    if found is None:
-        pytest.skip(f"prism: {why_not()}")
-    return found
+@pytest.fixture(scope="module", params=["prism", "endpoint"])
+def runner(request) -> list[str]:
+    """The flags of a runner of streams: Prism, and a job server that the environment names.
+
+    ``MILLSTREAM_JOB_ENDPOINT`` is its address (Flink's, say), ``MILLSTREAM_JOB_OPTIONS`` the flags
+    that it needs besides, as ``--environment_type=LOOPBACK --checkpointing_interval=2000``.
+    """
+    if request.param == "prism":
+        found = prism_location()
+        if found is None:
+            pytest.skip(f"prism: {why_not()}")
+        return ["--runner=PrismRunner", f"--prism_location={found}"]
+    endpoint = os.environ.get("MILLSTREAM_JOB_ENDPOINT")
+    if not endpoint:
+        pytest.skip("MILLSTREAM_JOB_ENDPOINT names no job server")
+    options = shlex.split(os.environ.get("MILLSTREAM_JOB_OPTIONS", ""))
+    return ["--runner=PortableRunner", f"--job_endpoint={endpoint}", *options]
 
 
 # Up to now
@@ -219,11 +232,11 @@ def closed(job: TopicJob) -> bool:
 
 
 @pytest.mark.parametrize("rows", [500, 50_000])
-def test_a_live_job_gives_every_window_exactly(job, prism, rows):
+def test_a_live_job_gives_every_window_exactly(job, runner, rows):
     job.write(lines=f"commit_every: 1\nidle: 1s\npoll_rows: {rows}\n")
     job.send(events(4000, partitions=[0, 1, 2], seconds=900))
     job.send(events(500, partitions=[1], start=START + timedelta(hours=1), seed=2))
-    with job.live(prism) as live:
+    with job.live(runner) as live:
         live.until(lambda: job.committed() >= 4500)
         for i in range(4):
             later = START + timedelta(hours=1, minutes=10 * (i + 1))
@@ -236,14 +249,14 @@ def test_a_live_job_gives_every_window_exactly(job, prism, rows):
     job.assert_exact()
 
 
-def test_a_live_job_goes_on_where_it_was_stopped_and_up_to_now_after_it(job, prism):
+def test_a_live_job_goes_on_where_it_was_stopped_and_up_to_now_after_it(job, runner):
     job.write(lines="commit_every: 1\n")
     waiting = events(3000)
     job.send(waiting[:1000])
-    with job.live(prism) as live:
+    with job.live(runner) as live:
         live.until(lambda: job.committed() >= 500)
     job.send(waiting[1000:2000])
-    with job.live(prism) as live:
+    with job.live(runner) as live:
         live.until(lambda: job.committed() >= 1500)
     job.send(waiting[2000:])
     assert job.run("--close_windows") == exit_codes.OK
@@ -252,12 +265,12 @@ def test_a_live_job_goes_on_where_it_was_stopped_and_up_to_now_after_it(job, pri
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_live_job_that_is_killed_loses_and_doubles_nothing(job, prism, seed):
+def test_a_live_job_that_is_killed_loses_and_doubles_nothing(job, runner, seed):
     chance = random.Random(seed)
     job.write(lines="commit_every: 0.5\n")
     waiting = events(3000, seed=seed)
     for piece in (waiting[:1000], waiting[1000:2000], waiting[2000:]):
-        with job.live(prism) as live:
+        with job.live(runner) as live:
             job.send(piece)
             time.sleep(chance.uniform(4, 7))
             live.kill()
@@ -266,7 +279,7 @@ def test_a_live_job_that_is_killed_loses_and_doubles_nothing(job, prism, seed):
     job.assert_exact()
 
 
-def test_a_broker_that_hangs_dies_and_comes_back_costs_no_record(prism, tmp_path):
+def test_a_broker_that_hangs_dies_and_comes_back_costs_no_record(runner, tmp_path):
     if said := kafka.why_not():
         pytest.skip(f"kafka: {said}")
     with kafka.breakable() as broker:
@@ -274,7 +287,7 @@ def test_a_broker_that_hangs_dies_and_comes_back_costs_no_record(prism, tmp_path
         job.write(lines="commit_every: 1\nidle: 1s\n")
         waiting = events(2000)
         job.send(waiting[:700])
-        with job.live(prism) as live:
+        with job.live(runner) as live:
             live.until(lambda: job.committed() >= 700)
             with broker.hanging():
                 time.sleep(4)  # a partition that is silent for that long is not at its end
