@@ -4,92 +4,26 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..transforms.carry import Carry, SourceState
-from ..transforms.plan import InputFile, Interval
+from ..transforms.carry import Carry
 from . import exit_codes, runners
+from .execute import execute, fail
 from .job import Job, Places
 from .logs import ERROR, say
 from .prepare import job_duration
+from .sources import Planned, Source
 
 if TYPE_CHECKING:
     from ..schemas.aggregates.open_windows import Trigger
     from ..transforms.intervals.chain import Chain, Head
     from ..transforms.intervals.commit import Commits
     from ..transforms.intervals.windows import OpenAggregate
-    from ..transforms.read.streams.source import StreamSource
-    from .graph import Reads, Run
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What a run reads: files, or intervals of a stream.
-
-    Attributes:
-        seen: all files that are there, those that were read before among them.
-        states: where partitions begin that have not been read before.
-        topics: what streams are known by.
-        read: puts the reading of the intervals into a pipeline.
-        stream: is told what is committed.
-    """
-
-    inputs: tuple[InputFile, ...] = ()
-    intervals: tuple[Interval, ...] = ()
-    seen: tuple[InputFile, ...] = ()
-    states: dict[str, SourceState] = field(default_factory=dict)
-    topics: dict[str, str] = field(default_factory=dict)
-    read: Reads | None = None
-    stream: StreamSource | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to read."""
-        return not self.inputs and all(part.start == part.end for part in self.intervals)
-
-
-class Source(Protocol):
-    """What a job reads, and how to tell what of it is new."""
-
-    def plan(self, carry: Carry) -> Planned:
-        """What has come since the last run.
-
-        Raises:
-            JobError: it cannot be gone on from there.
-            Unavailable: the service does not answer.
-        """
-        ...
-
-
-class ArrivingFiles:
-    """Files, of which those that were read before are known by their names."""
-
-    def __init__(self, match: Callable[[], Sequence[InputFile]], places: Places) -> None:
-        self._match = match
-        self._places = places
-
-    def plan(self, carry: Carry) -> Planned:
-        """The files that no run has read.
-
-        Raises:
-            JobError: a file that was read has been changed since.
-        """
-        from ..transforms.intervals.seen import read_seen
-
-        files = tuple(self._match())
-        read = {file.source: file for file in read_seen(carry.seen)}
-        changed = [f.source for f in files if f.source in read and read[f.source] != f]
-        if changed:
-            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-            said = f"{changed[0]}{more} was read by an earlier run, and has changed since: put new "
-            raise self._places.error(("input",), said + "records into new files")
-        # Files that are there no more need not be remembered.
-        new = tuple(file for file in files if file.source not in read)
-        return Planned(inputs=new, seen=files)
+    from .graph import Run
 
 
 def run_on(
@@ -116,7 +50,6 @@ def run_on(
     from ..transforms.runs import AlreadyCommitted
     from ..transforms.write.commit import Unbalanced
     from ..transforms.write.destination import CommitConflict, DestinationError, Unavailable
-    from .launch import fail
     from .streaming import repeat
 
     job = run.job
@@ -154,7 +87,6 @@ class _Going:
 
     def run(self, source: Source, flags: list[str], started: float, *, quiet: bool) -> int:
         from .graph import SHARDS
-        from .launch import execute
         from .streaming import stream
 
         job = self.base.job

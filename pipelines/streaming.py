@@ -18,6 +18,7 @@ import msgspec
 from ..transforms import storage
 from ..transforms.storage import StorageError
 from . import exit_codes, runners
+from .execute import collect_seldom, fail
 from .logs import say
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ def stream(run: Run, chain: Chain, flags: list[str]) -> int:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from .graph import build
-    from .launch import collect_seldom, fail
 
     collect_seldom()
     began = chain.newest()

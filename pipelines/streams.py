@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..transforms.carry import Carry, SourceState
 from ..transforms.plan import Interval
-from .incremental import Planned, Source
 from .job import STREAMS, Job, Places
+from .sources import Planned, Source
 
 if TYPE_CHECKING:
     import apache_beam as beam

@@ -405,9 +405,7 @@ def restage(receipts: Sequence[Receipt], output: Output, token: Token) -> list[R
     Raises:
         StorageError: a file cannot be read or written.
     """
-    layout = output.destination.layout
-    keeps = layout is None or output.tables
-    files = StagedFiles(output, token, dropped=(WATERMARK,) if keeps else HIDDEN)
+    files = StagedFiles(output, token, dropped=(WATERMARK,) if output.tables else HIDDEN)
     try:
         for receipt in receipts:
             with storage.named(receipt.path, "read"), storage.open_read(receipt.path) as file:
