@@ -50,7 +50,7 @@ setup(
             "google-cloud-bigquery-storage>=2.30",
             "google-cloud-pubsub>=2.20",
         ],
-        "s3": [BEAM.replace("apache-beam", "apache-beam[aws]")],
+        "s3": [BEAM.replace("apache-beam", "apache-beam[aws]"), "boto3>=1.34"],
         "generate": ["rstr>=3.2"],
         "sql": ["duckdb>=2"],
         "avro": ["polars>=1", "fastavro>=1.9"],

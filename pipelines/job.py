@@ -29,7 +29,7 @@ class JobError(ValueError):
     what was expected, and the nearest right name."""
 
 
-STREAMS = ("kafka", "generate")
+STREAMS = ("kafka", "generate", "pubsub", "kinesis")
 """Schemes of input that is a stream."""
 
 Format = Literal["auto", "jsonl", "csv", "avro", "parquet"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..transforms.carry import Carry, SourceState
 from ..transforms.plan import Interval
 from .job import STREAMS, Job, Places
+from .reading import decodes, read_stream
 from .sources import Planned, Source
 
 if TYPE_CHECKING:
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
     from ..transforms.read.generated.inputs import GeneratedInput
     from ..transforms.read.kafka.bounds import TopicState
     from ..transforms.read.kafka.inputs import KafkaInput
-    from ..transforms.read.streams.reading import DecoderOf, Decodes
-    from ..transforms.read.streams.source import StreamSource
+    from ..transforms.read.streams.reading import DecoderOf
     from ..transforms.stage_result import StageResult
     from .graph import Run
+
+EXTRAS = {"pubsub": "gcp", "kinesis": "s3"}
+"""The extra of the package that a scheme needs, where it has another name."""
 
 
 def is_stream(job: Job, places: Places) -> bool:
@@ -51,11 +54,20 @@ def topic_of(job: Job, places: Places) -> Source:
             from ..transforms.read.generated.inputs import parse_input as parse_generated
 
             return Generated(parse_generated(uri), places, ends=bool(job.until))
+        if scheme == "pubsub":
+            from .cloud_streams import subscription_of
+
+            return subscription_of(uri, job, places)
+        if scheme == "kinesis":
+            from .cloud_streams import shards_of
+
+            return shards_of(uri, places)
         from ..transforms.read.kafka.inputs import parse_input
 
         return KafkaTopic(parse_input(uri), places)
     except ImportError as error:
-        said = f"{scheme}: needs {error.name}; install it with: pip install 'millstream[{scheme}]'"
+        extra = EXTRAS.get(scheme, scheme)
+        said = f"{scheme}: needs {error.name}; install it with: pip install 'millstream[{extra}]'"
         raise places.error(("input",), said) from None
     except SourceError as error:
         raise places.error(("input",), str(error)) from None
@@ -223,39 +235,6 @@ class _Generates:
         GeneratedLines(run.contract, self.input, self.began_us)
         stream = GeneratedStream(self.input, run.contract)
         return read_stream(pipeline, run, stream, decodes(run, origin))
-
-
-def read_stream(
-    pipeline: beam.Pipeline, run: Run, stream: StreamSource, decodes: Decodes
-) -> tuple[StageResult, Any]:
-    """Put the reading of a stream into a pipeline: to an end, or without one."""
-    from ..transforms.read.streams.bounded import ReadIntervals
-
-    assert run.goes_on is not None
-    carry = run.goes_on.carry
-    if endless := run.goes_on.endless:
-        from ..transforms.read.streams.unbounded import ReadStream
-
-        read_on = ReadStream(stream, decodes, carry.sources, parts=endless.parts, pace=endless.pace)
-        return pipeline | "Read" >> read_on
-    read = ReadIntervals(stream, run.plan.intervals, decodes, carry.sources, workers=carry.shards)
-    return pipeline | "Read" >> read
-
-
-def decodes(run: Run, origin: Origin, decoder: DecoderOf | None = None) -> Decodes:
-    """How payloads become records of a run."""
-    from ..transforms.read.streams.reading import Decodes
-
-    going = run.goes_on
-    assert going is not None
-    return Decodes(
-        contract=run.contract,
-        origin=origin,
-        payload=run.keeps_payload,
-        unknown_fields=run.job.unknown_fields,
-        disorder_us=going.commits.disorder_us if run.aggregates else None,
-        decoder=decoder,
-    )
 
 
 def refuse_without_end(job: Job, streaming: bool, places: Places) -> None:

@@ -10,8 +10,8 @@ import os
 import shutil
 import subprocess
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +28,7 @@ STATES = "__states"
 _PACKAGE = "google-cloud-cli-pubsub-emulator"
 _JARS = "platform/pubsub-emulator/lib/cloud-pubsub-emulator-*-all.jar"
 _SECONDS = 30
+_REQUEST = 1000
 _EMPTY = 3
 """Pulls in a row without a message, after which there are none: the emulator hands out late."""
 
@@ -79,6 +80,26 @@ class PubSub:
             }
             subscriber.create_subscription(request=asked)
         self._pulled[topic] = []
+
+    def publish(self, topic: str, payloads: Sequence[bytes], key: str = "", **said: str) -> None:
+        """Publish messages in their order, with an ordering key and attributes."""
+        import google.cloud.pubsub_v1 as pubsub_v1  # pyright: ignore[reportMissingImports]
+        from google.pubsub_v1 import (  # pyright: ignore[reportMissingImports]
+            PublisherClient,
+            PublishRequest,
+            PubsubMessage,
+        )
+
+        make, request = PubsubMessage.pb(), PublishRequest.pb()
+        path = f"projects/{PROJECT}/topics/{topic}"
+        with pubsub_v1.PublisherClient() as publisher:
+            for start in range(0, len(payloads), _REQUEST):
+                some = [
+                    make(data=data, ordering_key=key, attributes=said)
+                    for data in payloads[start : start + _REQUEST]
+                ]
+                asked = PublishRequest.wrap(request(topic=path, messages=some))
+                PublisherClient.publish(publisher, request=asked, timeout=_SECONDS)
 
     def messages(self, topic: str) -> list[Any]:
         """All messages of a topic so far."""
@@ -132,9 +153,34 @@ def running() -> Iterator[PubSub]:
         NoServer: it does not start.
     """
     port = free_port()
-    command = ["java", "-Xmx2g", "-jar", str(_jar()), "--host=127.0.0.1", f"--port={port}"]
-    with serving(command, port):
+    with serving(_command(port), port):
         yield PubSub({"PUBSUB_EMULATOR_HOST": f"127.0.0.1:{port}"})
+
+
+class Breakable:
+    """An emulator that can be stopped and started. It forgets all that it held."""
+
+    def __init__(self) -> None:
+        self._port = free_port()
+        self._running = ExitStack()
+        self.environment = {"PUBSUB_EMULATOR_HOST": f"127.0.0.1:{self._port}"}
+
+    def start(self) -> PubSub:
+        """Start it; nothing is in it.
+
+        Raises:
+            NoServer: it does not start.
+        """
+        self._running.enter_context(serving(_command(self._port), self._port))
+        return PubSub(self.environment)
+
+    def stop(self) -> None:
+        """End it; it may be ended already."""
+        self._running.close()
+
+
+def _command(port: int) -> list[str]:
+    return ["java", "-Xmx2g", "-jar", str(_jar()), "--host=127.0.0.1", f"--port={port}"]
 
 
 def _has_client() -> bool:

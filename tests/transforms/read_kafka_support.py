@@ -91,6 +91,24 @@ class Topic:
             assert time.monotonic() < deadline
         return state
 
+    def allow(self, operation: str) -> None:
+        """Give a stranger a right to it."""
+        from confluent_kafka.admin import (
+            AclBinding,
+            AclOperation,
+            AclPermissionType,
+            ResourcePatternType,
+            ResourceType,
+        )
+
+        rule = AclBinding(
+            ResourceType.TOPIC, self.name, ResourcePatternType.LITERAL,
+            f"User:{kafka.STRANGER}", "*", AclOperation[operation], AclPermissionType.ALLOW,
+        )  # fmt: skip
+        admin = self.peer.admin()
+        for answer in admin.create_acls([rule]).values():
+            answer.result(SECONDS)
+
     def producer(self, **settings: Any) -> Any:
         from confluent_kafka import Producer
 

@@ -102,15 +102,17 @@ def test_messages_of_any_size(broker):
     assert [len(payload or b"") for payload in payloads(bounded(topic.input()))] == sizes
 
 
-def test_what_comes_slowly_is_gathered_only_so_far(broker, monkeypatch):
-    monkeypatch.setattr("millstream.transforms.read.kafka.reader._MOST_BYTES", 1000)
+def test_of_large_messages_few_are_taken_at_once(broker, monkeypatch):
+    monkeypatch.setattr("millstream.transforms.read.kafka.reader._MOST_BYTES", 10_000)
     topic = Topic(broker)
-    topic.send([b"x" * 1000] * 5)
+    topic.send([b"x" * 1000] * 50)
+    topic.send([b"x" * 20_000] * 12)
     with KafkaReader(topic.input(), {0: 0}) as reader:
-        begun = time.monotonic()
-        (found,) = reader.poll(6, SECONDS)
-        assert time.monotonic() - begun < SECONDS / 2
-        assert found.rows == 5
+        rows = [some.rows for some in reader.poll(10, SECONDS)]
+        rows += [some.rows for some in reader.bounded({0: 62}, 40)]
+    assert sum(rows) == 62
+    assert max(rows) <= 10
+    assert rows[-3:] == [1, 1, 1]
 
 
 # --------------------------------------------------------------------------- transactions
@@ -413,6 +415,15 @@ def test_rights_that_are_missing(topic: Topic, tmp_path):
     input = outside(topic, tmp_path, **kafka.credentials(kafka.STRANGER, kafka.PASSWORD))
     with pytest.raises(SourceError, match="allow Read and Describe on the topic"):
         topic_state(input)
+    topic.allow("DESCRIBE")
+    topic.send([b"x"])
+    assert topic_state(input).partitions == {0: (0, 1)}
+    with KafkaReader(input, {0: 0}) as reader:
+        with pytest.raises(SourceError, match="allow Read and Describe on the topic"):
+            until_at(reader, p0=1)
+        reader.publish({0: 1})  # without a group
+    topic.allow("READ")
+    assert payloads(bounded(input)) == [b"x"]
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,8 @@ def test_a_broker_that_is_killed_and_comes_back(broker):
 
 
 def test_a_password_that_is_changed_while_it_is_read(topic: Topic, tmp_path):
-    """Connections that are up stay up: it is noticed when the next is made."""
+    """Connections that are up stay up: it is noticed when the next is made, and known for certain
+    when a reader is made."""
     path = tmp_path / "kafka.properties"
     secure = kafka.credentials(kafka.USER, kafka.PASSWORD)
     path.write_text("".join(f"{name}={value}\n" for name, value in secure.items()), "utf-8")
@@ -228,8 +229,8 @@ def test_a_password_that_is_changed_while_it_is_read(topic: Topic, tmp_path):
     input = parse_input(f"kafka://{topic.peer.address}/{topic.name}?config={path}")
     with KafkaReader(input, {0: 0}) as reader:
         until_at(reader, p0=10)
-        with (
-            topic.broker.other_passwords(),
-            pytest.raises(SourceError, match="see the credentials in"),
-        ):
-            until(reader, lambda: False)
+        with topic.broker.other_passwords():
+            with pytest.raises(Unavailable, match="see the credentials in"):
+                until(reader, lambda: False)
+            with pytest.raises(SourceError, match="see the credentials in"):
+                KafkaReader(input, reader.positions)

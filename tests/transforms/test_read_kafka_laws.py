@@ -101,12 +101,14 @@ class Played:
 
 
 @contextmanager
-def played(consumer: Played, positions: dict[int, int]) -> Iterator[KafkaReader]:
+def played(
+    consumer: Played, positions: dict[int, int], *, keep: bool = True
+) -> Iterator[KafkaReader]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "LOOK_SECONDS", 1e9)
         patch.setattr(reading, "client_of", lambda input: consumer)
         patch.setattr(reading, "Topic", lambda input: consumer)
-        with KafkaReader(INPUT, positions) as reader:
+        with KafkaReader(INPUT, positions, keep=keep) as reader:
             yield reader
 
 
@@ -138,11 +140,21 @@ def test_columns_have_what_messages_have(given_: list[int], next: int, end: int)
     assert polled.upto(end).next == min(polled.next, end)
 
 
-@given(logs, st.data(), st.integers(1, 40))
-def test_all_that_lies_between_two_offsets_is_read_once(logs: list[Log], data: Any, rows: int):
+def test_messages_that_are_not_kept_cannot_be_asked():
+    polled = as_columns(3, [message(3, 0), message(3, 1)], 0, keep=False)
+    assert (polled.rows, polled.next, polled.upto(1).rows) == (2, 2, 1)
+    for ask in (polled.timestamps, lambda: polled.keys([0]), lambda: polled.headers([0])):
+        with pytest.raises(LookupError, match="were not kept"):
+            ask()
+
+
+@given(logs, st.data(), st.integers(1, 40), st.booleans())
+def test_all_that_lies_between_two_offsets_is_read_once(
+    logs: list[Log], data: Any, rows: int, keep: bool
+):
     begin = {p: data.draw(st.integers(0, len(log))) for p, log in enumerate(logs)}
     ends = {p: data.draw(st.integers(0, len(log))) for p, log in enumerate(logs)}
-    with played(Played(logs, sizes(data)), begin) as reader:
+    with played(Played(logs, sizes(data)), begin, keep=keep) as reader:
         found = list(reader.bounded(ends, rows))
         assert reader.positions == {}
     assert offsets(found) == {

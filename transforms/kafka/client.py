@@ -134,9 +134,14 @@ class Client:
         self._said.clear()
 
     def raise_refusal(self) -> None:
-        """Raise it if brokers do not let a client in, which tries on and says nothing."""
+        """Raise it if brokers do not let a client in, which tries on and says nothing.
+
+        Raises:
+            Unavailable: it was let in once, and a broker that goes away while they shake hands is
+                told in the same words. Who comes anew, and is not let in, is told better.
+        """
         if refusals := self._refusals():
-            raise self._explanation(refusals[-1])
+            raise Unavailable(str(self._explanation(refusals[-1])))
 
     def _refusals(self) -> list[KafkaError]:
         return [said for said in self._said if said.code() in _REFUSED]

@@ -233,6 +233,7 @@ class Topic:
                 raise SourceError(self._missing(was_there)) from error
             raise
         self._introduced = True
+        self._client.forget()
         return str(found.topic_id), sorted(partition.id for partition in found.partitions)
 
     def _introduce(self) -> None:

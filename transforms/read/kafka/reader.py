@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Self
 
 from confluent_kafka import KafkaError, Message
@@ -31,8 +31,12 @@ LOOK_SECONDS = 1.0
 """How often :meth:`KafkaReader.poll` looks whether the topic is still the same."""
 _TICK_SECONDS = 0.1
 """How long a single call may wait: signals are seen between two."""
-_MOST_BYTES = 32 << 20
-"""How much is gathered of messages that come slowly."""
+_MOST_BYTES = 16 << 20
+"""How much is gathered at once, about: fewer messages where they are large."""
+_MOST_ROWS = 1_000_000
+"""How many messages a client can be asked for at once."""
+_ROOM = 10_000
+"""How many messages are gathered before it is known how large they are."""
 _DEFAULTS = {
     "fetch.max.bytes": 16 << 20,
     # A client whose queue is full waits for a whole second by default.
@@ -50,31 +54,45 @@ class KafkaReader:
     Args:
         positions: the offset to begin at, by partition.
         topic_id: the topic that it has to be; if empty, whichever has the name now.
+        keep: keep the messages, for those who ask for keys, headers or time stamps. Without them it
+            goes faster, since nobody looks through them for garbage.
 
     Raises:
         SourceError: there is no such topic, or it is another one; we are not let in.
         Unavailable: no broker answers.
     """
 
-    def __init__(self, input: KafkaInput, positions: Mapping[int, int], topic_id: str = "") -> None:
+    def __init__(
+        self,
+        input: KafkaInput,
+        positions: Mapping[int, int],
+        topic_id: str = "",
+        *,
+        keep: bool = True,
+    ) -> None:
         self._input = input
-        self._client = client_of(input)
-        self._topic = Topic(input)
-        self.topic_id = self._topic.check(topic_id, positions)
+        self._keep = keep
+        self._positions: dict[int, int] = {}
+        self._room = _ROOM
         self._looked = time.monotonic()
         self._answer: Future[Any] | None = None
-        self._faults = Faults(input, self._client, self._topic, self.topic_id)
         self._failure: tuple[type[Exception], str] | None = None
-        self._positions: dict[int, int] = {}
+        self._client = client_of(input)
+        self._topic = Topic(input)
         self._publisher = Publisher(input, self._topic)
-        self._consumer = self._client.consumer(
-            _DEFAULTS,
-            auto_offset_reset="error",
-            check_crcs=True,
-            enable_auto_offset_store=False,
-            enable_partition_eof=True,
-            isolation_level=input.isolation,
-        )
+        with ExitStack() as opened:
+            opened.callback(self._topic.close)
+            self.topic_id = self._topic.check(topic_id, positions)
+            self._consumer = self._client.consumer(
+                _DEFAULTS,
+                auto_offset_reset="error",
+                check_crcs=True,
+                enable_auto_offset_store=False,
+                enable_partition_eof=True,
+                isolation_level=input.isolation,
+            )
+            opened.pop_all()
+        self._faults = Faults(input, self._client, self._topic, self.topic_id)
         self.add(positions)
 
     def __enter__(self) -> Self:
@@ -122,15 +140,16 @@ class KafkaReader:
 
         Raises:
             SourceError: a partition cannot be read on: offsets are gone, or a batch is broken; the
-                topic is gone, or is another one; we are not let in any more.
-            Unavailable: the broker cannot serve just now, and the client has given up.
+                topic is gone, or is another one; it may not be read any more.
+            Unavailable: the broker cannot serve just now, and the client has given up, or is not
+                let in any more.
         """
         self._raise_failure()
         with _no_collection():
-            messages = self._gathered(max_rows, seconds)
-            polled = self._taken(messages)
+            polled = self._taken(self._gathered(max_rows, seconds))
         self._look()
         if polled:
+            self._make_room(polled)
             self._client.forget()
         else:
             self._raise_failure()
@@ -205,17 +224,20 @@ class KafkaReader:
 
     def _gathered(self, max_rows: int, seconds: float) -> list[Message]:
         deadline = time.monotonic() + seconds
+        most = min(max_rows, self._room, _MOST_ROWS)
         found: list[Message] = []
-        size = 0
         while True:
             left = max(0.0, deadline - time.monotonic())
-            came = self._consumer.consume(max_rows - len(found), min(left, _TICK_SECONDS))
+            came = self._consumer.consume(most - len(found), min(left, _TICK_SECONDS))
             found = found + came if found else came
-            if len(found) >= max_rows or left <= _TICK_SECONDS:
+            if len(found) >= most or left <= _TICK_SECONDS:
                 return found
-            size += sum(map(len, came))
-            if size > _MOST_BYTES:
-                return found
+
+    def _make_room(self, polled: list[Polled]) -> None:
+        """Have as many messages gathered next as have room if they are as large as these."""
+        if rows := sum(some.rows for some in polled):
+            size = sum(some.payloads.nbytes for some in polled)
+            self._room = max(1, _MOST_BYTES * rows // size)
 
     def _taken(self, messages: list[Message]) -> list[Polled]:
         errors = list(map(Message.error, messages))
@@ -228,7 +250,8 @@ class KafkaReader:
             position = self._positions.get(partition)
             if position is None:  # removed meanwhile
                 continue
-            polled = as_columns(partition, rows.get(partition, ()), ends.get(partition, position))
+            end = ends.get(partition, position)
+            polled = as_columns(partition, rows.get(partition, ()), end, keep=self._keep)
             if polled.rows or polled.next > position:
                 self._positions[partition] = polled.next
                 found.append(polled)

@@ -1,0 +1,47 @@
+"""Reading a stream in a run's pipeline, of whatever kind it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+
+    from ..transforms.dead_letters import Origin
+    from ..transforms.read.streams.reading import DecoderOf, Decodes
+    from ..transforms.read.streams.source import StreamSource
+    from ..transforms.stage_result import StageResult
+    from .graph import Run
+
+
+def read_stream(
+    pipeline: beam.Pipeline, run: Run, stream: StreamSource, decodes: Decodes
+) -> tuple[StageResult, Any]:
+    """Put the reading of a stream into a pipeline: to an end, or without one."""
+    from ..transforms.read.streams.bounded import ReadIntervals
+
+    assert run.goes_on is not None
+    carry = run.goes_on.carry
+    if endless := run.goes_on.endless:
+        from ..transforms.read.streams.unbounded import ReadStream
+
+        read_on = ReadStream(stream, decodes, carry.sources, parts=endless.parts, pace=endless.pace)
+        return pipeline | "Read" >> read_on
+    read = ReadIntervals(stream, run.plan.intervals, decodes, carry.sources, workers=carry.shards)
+    return pipeline | "Read" >> read
+
+
+def decodes(run: Run, origin: Origin, decoder: DecoderOf | None = None) -> Decodes:
+    """How payloads become records of a run."""
+    from ..transforms.read.streams.reading import Decodes
+
+    going = run.goes_on
+    assert going is not None
+    return Decodes(
+        contract=run.contract,
+        origin=origin,
+        payload=run.keeps_payload,
+        unknown_fields=run.job.unknown_fields,
+        disorder_us=going.commits.disorder_us if run.aggregates else None,
+        decoder=decoder,
+    )

@@ -1,0 +1,201 @@
+"""Whole jobs over subscriptions and shards, through the command line: runs in any cuts, killed at
+any moment, live on Prism, add up to what one batch over all the events gives."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from tests.pipelines.clicks import JobFolder, judge, page_views
+from tests.services import kinesis, pubsub
+from tests.services.prism import prism_location
+from tests.services.prism import why_not as why_no_prism
+from tests.services.serving import NoServer
+
+if reason := pubsub.why_not() or kinesis.why_not():
+    pytest.skip(reason, allow_module_level=True)
+
+from millstream.pipelines import exit_codes
+from millstream.pipelines.cli import main
+
+pytestmark = [pytest.mark.service, pytest.mark.cloud, pytest.mark.slow]
+
+Kind = Literal["pubsub", "kinesis"]
+SECONDS = 120.0
+
+
+@pytest.fixture(scope="module")
+def peers():
+    """Both services, by their schemes."""
+    try:
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            pubsub.running() as messages,
+            kinesis.running() as shards,
+        ):
+            for name, value in messages.environment.items():
+                patch.setenv(name, value)
+            for name, value in kinesis.environment(shards.address).items():
+                patch.setenv(name, value)
+            yield {"pubsub": messages, "kinesis": shards}
+    except NoServer as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory) -> list[bytes]:
+    """1,200 events, some broken, in their order, and a little out of it."""
+    folder = JobFolder.make(tmp_path_factory.mktemp("events") / "job", events=1200)
+    plain = [file for file in folder.files if file.suffix == ".jsonl"]
+    lines = [line for file in plain for line in file.read_bytes().split(b"\n") if line.strip()]
+    return lines
+
+
+@dataclass
+class StreamJob:
+    """The example's job over a stream of its own."""
+
+    kind: Kind
+    peer: Any
+    folder: JobFolder
+    name: str
+    sent: Counter[bytes]
+
+    @classmethod
+    def make(cls, kind: Kind, peer: Any, path: Path) -> StreamJob:
+        folder, name = JobFolder.make(path), f"events-{os.urandom(4).hex()}"
+        if kind == "pubsub":
+            peer.make(name)
+            uri = f"pubsub://{pubsub.PROJECT}/{name}"
+        else:
+            peer.make(name, shards=2)
+            uri = f"kinesis://{kinesis.REGION}/{name}?endpoint={peer.address}"
+        job = Path(folder.job)
+        text = re.sub(r"input: .*", f"input: {uri}", job.read_text("utf-8"))
+        job.write_text(text + "late: jsonl:warehouse/late\ndisorder: 2d\ncommit_every: 1\n")
+        return cls(kind, peer, folder, name, Counter())
+
+    def send(self, lines: Sequence[bytes]) -> None:
+        if self.kind == "pubsub":
+            self.peer.publish(self.name, lines)
+        else:
+            self.peer.put(self.name, lines)
+        self.sent.update(lines)
+
+    def run(self, *arguments: str) -> int:
+        return main(["ingest", "--job", self.folder.job, "--until=now", *arguments])
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "millstream.pipelines.cli", "ingest", "--job"]
+        log = (self.folder.path / "run.log").open("ab")
+        return subprocess.Popen(
+            [*command, self.folder.job, *arguments], stdout=log, stderr=subprocess.STDOUT
+        )
+
+    def has_all(self) -> bool:
+        """Whether all good records are there."""
+        good = sum(n for line, n in self.sent.items() if judge(line)[1] is not None)
+        return len(self.folder.table()) >= good
+
+    def assert_exact(self) -> None:
+        """All that was sent is where it belongs, once, and every commit balances."""
+        records: Counter[Any] = Counter()
+        dead: Counter[bytes] = Counter()
+        for line, count in self.sent.items():
+            _, row = judge(line)
+            if row is None:
+                dead[line] += count
+            else:
+                records[row] += count
+        assert self.folder.records() == records
+        assert Counter(letter.payload for letter in self.folder.letters().elements()) == dead
+        assert self.folder.table("late", "jsonl") == []
+        assert self.folder.page_views() == page_views(records)
+        for row in self.folder.ledger():
+            out = sum(row[n] for n in ("written", "dead", "duplicate", "filtered", "late"))
+            assert row["open_before"] + row["read"] == out + row["open_after"], row
+
+
+@pytest.fixture(params=["pubsub", "kinesis"])
+def job(request, peers, tmp_path) -> StreamJob:
+    return StreamJob.make(request.param, peers[request.param], tmp_path / "job")
+
+
+def test_runs_add_up_to_one_batch(job, events):
+    chance = random.Random(3)
+    left = list(events)
+    while left:
+        count = chance.randint(1, 500)
+        job.send(left[:count])
+        del left[:count]
+        if job.kind == "kinesis" and len(left) in range(300, 900):
+            job.peer.split(job.name, _open_shard(job))
+        assert job.run() == exit_codes.OK
+    assert job.run("--close_windows") == exit_codes.OK
+    job.assert_exact()
+
+
+def _open_shard(job: StreamJob) -> str:
+    shards = job.peer.client.list_shards(StreamName=job.name)["Shards"]
+    return next(
+        s["ShardId"] for s in shards if "EndingSequenceNumber" not in s["SequenceNumberRange"]
+    )
+
+
+def test_a_run_that_is_killed_is_mended_by_the_next(job, events):
+    chance = random.Random(5)
+    left = list(events)
+    while left:
+        job.send(left[:300])
+        del left[:300]
+        process = job.start("--until=now")
+        time.sleep(chance.uniform(2.0, 6.0))
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + SECONDS
+    while not job.has_all():
+        assert time.monotonic() < deadline  # what the dead have leased comes after a minute
+        assert job.run() == exit_codes.OK
+    assert job.run("--close_windows") == exit_codes.OK
+    job.assert_exact()
+
+
+def test_live_on_prism(job, events):
+    prism = prism_location()
+    if prism is None:
+        pytest.skip(why_no_prism())
+    flags = ["--streaming", "--runner=PrismRunner", f"--prism_location={prism}"]
+    half = len(events) // 2
+    for part, last in ((events[:half], False), (events[half:], True)):
+        process = job.start(*flags, *(["--close_windows"] if last else []))
+        try:
+            for start in range(0, len(part), 200):
+                job.send(part[start : start + 200])
+                time.sleep(0.3)
+            _wait(process, job.has_all)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(SECONDS) == exit_codes.OK
+        finally:
+            process.kill()
+            process.wait()
+    job.assert_exact()
+
+
+def _wait(process: subprocess.Popen[bytes], is_done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not is_done():
+        assert process.poll() is None, "it has ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

@@ -1,0 +1,149 @@
+"""What is to be read of which subscription: ``pubsub://PROJECT/SUBSCRIPTION?…``.
+
+Credentials are those of the environment (application default credentials). Options:
+
+- ``start=``: where to begin, if nothing is committed yet. ``earliest`` (the default: with what the
+  subscription holds), ``latest``, or a time such as ``2026-11-29T12:00:00Z``. The last two seek the
+  subscription, for all who read it.
+- ``format=json|avro``, and with ``avro`` ``schema=FILE``: messages are bare datums of that schema.
+- ``horizon=1d``: for how long it is known which messages are committed, from the newest commit
+  back. Pub/Sub gives a message again whose acknowledgement was lost.
+- ``max_extension=1h``: for how long messages are kept from being given again while they wait for
+  their commit.
+- ``max_messages=1000000`` and ``max_mb=1024``: how much may wait for its commit. A stream waits
+  then; a run with ``until: now`` ends there, and the next one goes on.
+
+A subscription is read by one job. With message ordering, Pub/Sub gives one batch of each ordering
+key at a time to those who pull: the rest of a key comes after the commit of what was before it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from ....schemas.aggregates.functions import AggregateError
+from ....schemas.aggregates.windows import parse_duration
+from ....schemas.problems import did_you_mean, list_names
+from ... import storage
+from ..errors import SourceError
+from ..options import given_options, naming, one_of
+
+SCHEME = "pubsub"
+OPTIONS = (
+    "start", "format", "schema", "horizon", "max_extension", "max_messages", "max_mb",
+)  # fmt: skip
+
+Format = Literal["json", "avro"]
+Beginning = Literal["earliest", "latest"]
+
+_FORMATS: tuple[Format, ...] = get_args(Format)
+_BEGINNINGS: tuple[Beginning, ...] = get_args(Beginning)
+_PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]{1,60}")
+_SUBSCRIPTION = re.compile(r"(?!goog)[A-Za-z][A-Za-z0-9_.~+%-]{2,254}")
+_NUMBER = re.compile(r"[1-9]\d{0,8}")
+
+
+@dataclass(frozen=True)
+class PubsubInput:
+    """What is to be read of a subscription.
+
+    Attributes:
+        start: a time has a zone.
+        horizon, max_extension: in seconds.
+    """
+
+    project: str
+    subscription: str
+    start: Beginning | dt.datetime = "earliest"
+    format: Format = "json"
+    schema: str = ""
+    horizon: float = 86_400.0
+    max_extension: float = 3600.0
+    max_messages: int = 1_000_000
+    max_mb: int = 1024
+
+    @property
+    def place(self) -> str:
+        """The subscription's URI, without options."""
+        return f"{SCHEME}://{self.project}/{self.subscription}"
+
+    @property
+    def path(self) -> str:
+        """What the service calls it."""
+        return f"projects/{self.project}/subscriptions/{self.subscription}"
+
+    @property
+    def source(self) -> str:
+        """What rows have as their ``_source``; their ``_position`` is the message's id.
+
+        >>> PubsubInput("shop", "clicks").source
+        'pubsub:shop/clicks'
+        """
+        return f"{SCHEME}:{self.project}/{self.subscription}"
+
+
+def parse_input(uri: str) -> PubsubInput:
+    """What a URI says.
+
+    Raises:
+        SourceError: it names no subscription, or an option cannot be used.
+    """
+    said, _, query = uri.partition("?")
+    scheme, _, rest = said.partition(":")
+    empty, _, place = rest.partition("//")
+    project, _, subscription = place.partition("/")
+    is_one = _PROJECT.fullmatch(project) and _SUBSCRIPTION.fullmatch(subscription)
+    if scheme != SCHEME or empty or not is_one:
+        raise SourceError(
+            f"{SCHEME}: expected {SCHEME}://PROJECT/SUBSCRIPTION, by the ids that Google Cloud "
+            "allows; credentials are taken from the environment"
+        )
+    with naming(scheme):
+        given = given_options(query, OPTIONS)
+        form = one_of("format", given.get("format", "json"), _FORMATS)
+        schema = given.get("schema", "")
+        if (form == "avro") != bool(schema):
+            raise SourceError("format=avro needs schema=FILE, and nothing else has it")
+        return PubsubInput(
+            project,
+            subscription,
+            start=_start(given.get("start", "earliest")),
+            format=form,
+            schema=storage.absolute(schema) if schema else "",
+            horizon=_seconds("horizon", given.get("horizon", "1d")),
+            max_extension=_seconds("max_extension", given.get("max_extension", "1h")),
+            max_messages=_number("max_messages", given.get("max_messages", "1000000")),
+            max_mb=_number("max_mb", given.get("max_mb", "1024")),
+        )
+
+
+def _start(text: str) -> Any:
+    if text in _BEGINNINGS:
+        return text
+    try:
+        # In a query, a plus sign is a space.
+        moment = dt.datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+    except ValueError:
+        hint = did_you_mean(text, _BEGINNINGS) or (
+            f"; expected {list_names(_BEGINNINGS)}, or a time as 2026-11-29T12:00:00Z"
+        )
+        raise SourceError(f"start={text}{hint}") from None
+    if moment.tzinfo is None:
+        raise SourceError(f"start={text}: in which zone? Write 2026-11-29T12:00:00Z or …+01:00")
+    return moment
+
+
+def _seconds(option: str, text: str) -> float:
+    try:
+        return parse_duration(text, f"{option}={text}") / 1e6
+    except AggregateError as error:
+        raise SourceError(str(error)) from None
+
+
+def _number(option: str, text: str) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise SourceError(f"{option}={text}: expected a whole number above 0")
+    return int(text)
