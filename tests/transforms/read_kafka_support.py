@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from millstream.transforms.read.errors import SourceError, Unavailable
 from millstream.transforms.read.kafka.bounds import TopicState, topic_state
 from millstream.transforms.read.kafka.inputs import KafkaInput, parse_input
 from millstream.transforms.read.kafka.polled import Polled
@@ -55,14 +56,19 @@ class Topic:
         return self.broker.peer
 
     def make(self) -> None:
-        """Make it; one of the same name may just have been deleted."""
+        """Make it, and wait until it is known; one of the same name may just have been deleted."""
         from confluent_kafka import KafkaException
 
         deadline = time.monotonic() + SECONDS
+        made = False
         while True:
             try:
-                return self.peer.make(self.name, self.partitions, **self.settings)
-            except KafkaException:
+                if not made:
+                    self.peer.make(self.name, self.partitions, **self.settings)
+                    made = True
+                self.state()
+                return
+            except (KafkaException, SourceError, Unavailable):
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
 

@@ -37,6 +37,14 @@ _ISOLATION = {
 }
 
 
+_OUTDATED = {
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+}
+"""What a client says that has not heard yet of partitions that were added or have moved."""
+
+
 @dataclass(frozen=True)
 class TopicState:
     """What there is of a topic.
@@ -270,9 +278,8 @@ class Topic:
         try:
             return ask()
         except KafkaException as error:
-            if error.args[0].code() != KafkaError._UNKNOWN_PARTITION:
+            if error.args[0].code() not in _OUTDATED:
                 raise
-            # The client has not heard yet of partitions that were added.
             self._admin.list_topics(topic, timeout=QUESTION_SECONDS)
             return ask()
 

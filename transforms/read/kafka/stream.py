@@ -15,7 +15,7 @@ from ....schemas.arrow import PAYLOADS
 from ...carry import SourceState
 from ...errors import Unavailable
 from ..streams.source import Polled, StreamReader, StreamSource
-from .bounds import Topic, topic_state
+from .bounds import Topic
 from .inputs import KafkaInput, source_name
 from .polled import Polled as PolledPartition
 from .publisher import Publisher
@@ -72,7 +72,8 @@ class _Reader(StreamReader):
     def __init__(self, stream: KafkaStream, states: Mapping[str, SourceState]) -> None:
         self._stream = stream
         at = {stream.partition(source): state.next for source, state in states.items()}
-        self._reader = KafkaReader(stream.input, at, stream.topic_id)
+        # Nobody asks for keys and headers here, and messages that are kept cost time.
+        self._reader = KafkaReader(stream.input, at, stream.topic_id, keep=False)
         self._known = set(at)
         self._held: set[int] = set()
         self._discovered = time.monotonic()
@@ -119,7 +120,7 @@ class _Reader(StreamReader):
             return {}
         self._discovered = time.monotonic()
         try:
-            state = topic_state(self._stream.input)
+            state = self._reader.state()
         except Unavailable:
             return {}  # reading will tell, if it lasts
         new = {

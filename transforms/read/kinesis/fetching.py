@@ -51,7 +51,7 @@ class OpenShard:
     @property
     def is_at_end(self) -> bool:
         """Whether the service has just said that there is no more."""
-        return self.is_done or (self._caught_up and not self._waiting)
+        return self.is_done or (self._caught_up and not self.is_ready)
 
     @property
     def is_ready(self) -> bool:

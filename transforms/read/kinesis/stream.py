@@ -8,12 +8,13 @@ and their children are read once their parents have been.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ....schemas.aggregates.open_windows import NEVER
 from ...carry import SourceState
+from ..errors import SourceError
 from ..streams.source import StreamReader, StreamSource
 from .client import DONE, Kinesis, cursor_at
 from .inputs import KinesisInput, shard_of
@@ -40,7 +41,7 @@ class KinesisStream(StreamSource):
         return replace(self, number=number)
 
     def owns(self, source: str) -> bool:
-        return self.number == 0
+        return self.number == 0 and source.startswith(self.input.source_name(""))
 
 
 class Begun(NamedTuple):
@@ -58,7 +59,8 @@ def begin(input: KinesisInput, known: Mapping[str, SourceState], watermark: int 
         watermark: what is new is judged by what has been closed.
 
     Raises:
-        SourceError: there is no such stream, or we are not let in.
+        SourceError: there is no such stream, or we are not let in; or a shard is gone that was not
+            read to its end.
         Unavailable: the service does not answer.
     """
     client = Kinesis(input)
@@ -66,7 +68,8 @@ def begin(input: KinesisInput, known: Mapping[str, SourceState], watermark: int 
         shards = client.shards()
     finally:
         client.close()
-    is_new = not any(shard_of(source) in shards for source in known)
+    _refuse_gone(input, known, shards)
+    is_new = not any(input.source_name(name) in known for name in shards)
     states: dict[str, SourceState] = {}
     for name, shard in shards.items():
         source = input.source_name(name)
@@ -80,6 +83,18 @@ def begin(input: KinesisInput, known: Mapping[str, SourceState], watermark: int 
             states[source] = SourceState(cursor=_start(input), floor=watermark)
     done = {name for name in shards if states[input.source_name(name)].cursor == DONE}
     return Begun(states, frozenset(done))
+
+
+def _refuse_gone(
+    input: KinesisInput, known: Mapping[str, SourceState], shards: Collection[str]
+) -> None:
+    for source, state in known.items():
+        is_ours = source.startswith(input.source_name(""))
+        if is_ours and state.cursor != DONE and shard_of(source) not in shards:
+            raise SourceError(
+                f"{input.place}: {shard_of(source)} is gone by the stream's retention, and was not "
+                "read to its end. To go on from what is left, give the job another state folder"
+            )
 
 
 def _start(input: KinesisInput) -> str:

@@ -76,7 +76,7 @@ class PubsubStream(StreamSource):
         return replace(self, number=number)
 
     def owns(self, source: str) -> bool:
-        return self.number == 0
+        return self.number == 0 and source == self.input.source
 
     def remember(
         self, before: Mapping[str, SourceState], receipts: Sequence[str]
