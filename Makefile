@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CLOUD := .venv-cloud
 
-.PHONY: demo test test-cloud quick lint bench bench-sinks bench-peers torture clean
+.PHONY: demo test test-cloud quick lint bench bench-sinks bench-peers bench-stream torture clean
 
 $(STAMP): setup.py pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "millstream needs Python 3.11 or later")'
@@ -56,6 +56,11 @@ torture: $(STAMP)
 
 bench-peers: $(STAMP)
 	$(BIN)/python benchmarks/peers.py $(BENCH)
+
+bench-stream: $(STAMP)
+	-$(BIN)/python -m tests.services.prism
+	-$(BIN)/python -m tests.services.kafka
+	$(BIN)/python benchmarks/stream.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) $(CLOUD) build dist *.egg-info demo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -62,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def command() -> NoReturn:
     """The process's own command line. It ends the process at once: what there was to close is
-    closed by then, and taking Beam's modules apart one by one costs a third of a second."""
+    closed by then, and taking Beam's modules apart one by one costs a third of a second; of a
+    stream that has failed, threads may still be at work in them."""
     # Nothing here is linear algebra: numpy's BLAS need not start threads that wait for some.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = main()
@@ -71,7 +73,7 @@ def command() -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     if _JOB_SERVER in sys.modules:
-        sys.exit(code)  # Beam ends the servers that it has started, such as Prism, on the way out
+        atexit._run_exitfuncs()  # Beam ends the servers that it has started, such as Prism
     os._exit(code)
 
 

@@ -118,7 +118,8 @@ class _Going:
         slices = (0.2, 1.0) if runners.is_prism(flags) else (2.0, 10.0)
         pace = Pace(*slices, poll_rows=job.poll_rows, idle_seconds=idle)
         endless = Endless(parts, pace, job.commit_every)
-        going = GoesOn(self._commits(job, planned), carry, planned.read, endless)
+        commits = replace(self._commits(job, planned), parts=parts)
+        going = GoesOn(commits, carry, planned.read, endless)
         return replace(self.base, token=token, goes_on=going)
 
     def _planned(self, carry: Carry, planned: Planned, job: Job) -> Run:

@@ -47,16 +47,23 @@ def is_streaming(flags: list[str]) -> bool:
     return "--streaming" in flags
 
 
-def for_streams(flags: list[str]) -> list[str]:
-    """The flags, with what a runner needs to run a stream.
+_FOR_EVER = 10 * 365 * 24 * 3600
+"""Seconds."""
 
-    Flink: without ``finish_bundle_before_checkpointing`` a checkpoint that comes while the source's
-    first bundle is open leaves its output in a buffer for ever.
+
+def for_streams(flags: list[str]) -> list[str]:
+    """The flags, with what runners need to run a stream.
+
+    Beam watches a job of a job server, as Prism is one, for no longer than ``job_server_timeout``,
+    which is five minutes by default, and takes it for failed then. On Flink, without
+    ``finish_bundle_before_checkpointing`` a checkpoint that comes while the source's first bundle
+    is open leaves its output in a buffer for ever.
     """
-    needed = "--finish_bundle_before_checkpointing"
-    if is_prism(flags) or needed in flags:
-        return flags
-    return [*flags, needed]
+    needed = [f"--job_server_timeout={_FOR_EVER}"]
+    if not is_prism(flags):
+        needed.append("--finish_bundle_before_checkpointing")
+    given = {flag.partition("=")[0] for flag in flags}
+    return [*flags, *(flag for flag in needed if flag.partition("=")[0] not in given)]
 
 
 def bounded(flags: list[str]) -> list[str]:

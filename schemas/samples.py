@@ -327,7 +327,8 @@ def _formatted(value: Any, pattern: str) -> str:
         elif set(text) == {"S"}:
             made += f"{getattr(value, 'microsecond', 0):06d}000"[: len(text)]
         else:
-            made += value.strftime(_JAVA[text]).rjust(4, "0") if text in _JAVA else text
+            said = value.strftime(_JAVA[text]) if text in _JAVA else text
+            made += said.rjust(4, "0") if "yyyy" in (text, text.replace("u", "y")) else said
     return made
 
 

@@ -77,7 +77,8 @@ class Carry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Reached(NamedTuple):
     """That a partition has been read from ``start`` to ``end``, to which ``newest`` is the greatest
     event time; ``idle`` if there was nothing to read and there is nothing more. ``floor`` is a
-    watermark that its reader judges it by, whatever it holds."""
+    watermark that its reader judges it by, whatever it holds; ``is_new`` if the partition was found
+    while the stream was read, and begins here."""
 
     source: str
     start: int
@@ -86,6 +87,7 @@ class Reached(NamedTuple):
     idle: bool = False
     floor: int = NEVER
     cursor: str = ""
+    is_new: bool = False
 
 
 class Unacknowledged(NamedTuple):

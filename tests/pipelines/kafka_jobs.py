@@ -108,7 +108,9 @@ class TopicJob:
         """Send messages, in their order, and remember them."""
         from confluent_kafka import Producer
 
-        producer = Producer({"bootstrap.servers": self.broker.inner, "linger.ms": 5})
+        # Without idempotence a message that is sent again may come after those that followed it.
+        settings = {"linger.ms": 5, "enable.idempotence": True}
+        producer = Producer({"bootstrap.servers": self.broker.inner, **settings})
         for partition, payload in messages:
             producer.produce(self.topic, payload, partition=partition)
             self.sent.setdefault(partition, []).append(payload)

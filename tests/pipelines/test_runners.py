@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 from millstream.pipelines import exit_codes
+from millstream.pipelines.runners import for_streams
 
 from tests.pipelines.clicks import Done, JobFolder, ingest, page_views
 
@@ -161,3 +162,18 @@ def test_direct_runner_refuses_an_unbounded_job(files, tmp_path):
         "use --runner=PrismRunner\n"
     )
     assert not (folder.path / "warehouse").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "added"),
+    [
+        (["--runner=PrismRunner"], ["--job_server_timeout=315360000"]),
+        (["--runner=PrismRunner", "--job_server_timeout=60"], []),
+        (
+            ["--runner=FlinkRunner"],
+            ["--job_server_timeout=315360000", "--finish_bundle_before_checkpointing"],
+        ),
+    ],
+)
+def test_what_runners_need_for_a_stream(flags, added):
+    assert for_streams(flags) == [*flags, *added]

@@ -107,7 +107,8 @@ class Stream:
         found: dict[Any, dict[str, Any]] = {}
         for row in sorted(self.given, key=lambda r: r.get(REVISION, 0)):
             row = dict(row)
-            row.pop(PANE, None), row.pop(REVISION, None)
+            row.pop(PANE, None)
+            row.pop(REVISION, None)
             found[row["window_start"], row["window_end"], row["page"]] = row
         return in_order(list(found.values()))
 
@@ -137,7 +138,8 @@ def test_commits_add_up_to_one_batch_while_disorder_is_within_its_bound(
     assert not stream.late
     # Each window is given once, and whole.
     assert in_order(stream.given) == in_order(in_one_batch(rows, spec))
-    assert stream.held is not None and not len(stream.held)
+    assert stream.held is not None
+    assert not len(stream.held)
 
 
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
@@ -219,7 +221,8 @@ def test_states_are_kept_only_as_long_as_they_are_needed():
     spec = spec_of({"fixed": "10s"})
     stream = Stream(spec, Trigger(5 * SECOND), 0)
     stream.commit([(1, "a", 1), (14, "a", 1)])
-    assert stream.held is not None and len(stream.held) == 2
+    assert stream.held is not None
+    assert len(stream.held) == 2
     stream.commit([(15, "a", 1)])
     assert len(stream.held) == 1
     assert next_end(stream.held, spec) == 20 * SECOND

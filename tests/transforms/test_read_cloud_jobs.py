@@ -99,10 +99,10 @@ class StreamJob:
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "millstream.pipelines.cli", "ingest", "--job"]
-        log = (self.folder.path / "run.log").open("ab")
-        return subprocess.Popen(
-            [*command, self.folder.job, *arguments], stdout=log, stderr=subprocess.STDOUT
-        )
+        with (self.folder.path / "run.log").open("ab") as log:
+            return subprocess.Popen(
+                [*command, self.folder.job, *arguments], stdout=log, stderr=subprocess.STDOUT
+            )
 
     def has_all(self) -> bool:
         """Whether all good records are there."""

@@ -292,6 +292,14 @@ def test_a_stream_that_is_not_there(peer):
         begin(input, {})
 
 
+def test_a_shard_that_is_gone_before_it_was_read_is_told(job):
+    gone, other = job.source(7), "kinesis:other-stream/shardId-000000000007"
+    for known in ({gone: SourceState(cursor=DONE)}, {other: SourceState(next=5, cursor="17")}):
+        assert begin(job.input, known).states.keys() == {job.source(0)}
+    with pytest.raises(SourceError, match="shardId-000000000007 is gone by the stream's retention"):
+        begin(job.input, {gone: SourceState(next=5, cursor="17")})
+
+
 def test_no_credentials(job, monkeypatch, tmp_path):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)

@@ -350,7 +350,7 @@ def test_beams_own_source_gives_the_same_columns(topic):
 def test_beams_own_source_is_a_read_of_the_subscription(topic):
     options = PipelineOptions(streaming=True)
     with beam.Pipeline(options=options, runner=Nowhere()) as pipeline:
-        batches = pipeline | native.ReadFromPubsubNatively(topic.input)
+        batches: Any = pipeline | native.ReadFromPubsubNatively(topic.input)
     assert batches.element_type is pa.RecordBatch
     (read,) = [t for t in Nowhere.seen if isinstance(t, ReadFromPubSub)]
     assert (read._source.subscription_name, read.with_attributes) == (topic.name, True)

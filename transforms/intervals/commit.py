@@ -37,6 +37,7 @@ class Commits:
         late: the output of late records.
         source: the stream that is told once its records are committed.
         close: the last commit of a stream closes all windows that are open.
+        parts: by how many workers at once the stream is read.
         patience: seconds for which a service that does not answer is asked again.
     """
 
@@ -48,6 +49,7 @@ class Commits:
     late: str = ""
     source: StreamSource | None = None
     close: bool = False
+    parts: int = 1
     patience: float = PATIENCE_SECONDS
 
 

@@ -192,6 +192,7 @@ class Gathered:
         head = commits.chain.head(patience=commits.patience)
         self._carry = head.carry if head and head.carry.sequence > carry.sequence else carry
         self._states = HeldStates()
+        self._over: set[int] = set()  # parts of the stream that are read no more
         self._committed_at = time.monotonic()
         self._took = 0.0
         self.slices: list[list[Any]] = []
@@ -220,6 +221,7 @@ class Gathered:
         over = self._is_over()
         is_worth_it = self._has_new() or self._closes_some() or (over and self._commits.close)
         taken, self.slices = self._ready()
+        self._over |= {f.part for facts in taken for f in facts if isinstance(f, Stopped)}
         if taken and is_worth_it:
             yield self._commit(taken).record
         self._committed_at = time.monotonic()
@@ -231,7 +233,6 @@ class Gathered:
         reached = [fact for fact in facts if isinstance(fact, Reached)]
         plan = msgspec.structs.replace(self._plan, intervals=_intervals(reached), after=carry.token)
         token = commits.chain.begin(plan, carry.sequence + 1)
-        stopped = any(isinstance(fact, Stopped) for fact in facts)
         ours = Facts.of(f for f in facts if not isinstance(f, SliceStates | Stopped))
         staged = self._staged_states([f for f in facts if isinstance(f, SliceStates)], token)
         receipts = [*self._restaged(ours.receipts, token), *staged]
@@ -241,7 +242,7 @@ class Gathered:
             token,
             carry,
             ours._replace(receipts=receipts),
-            close=stopped and commits.close,
+            close=commits.close and len(self._over) >= commits.parts,
             states=self._states,
         )
         for receipt in ours.receipts:
@@ -268,7 +269,11 @@ class Gathered:
                         f"{behind[0]}: positions from {bounds[behind[0]][0]} on have been read "
                         f"again, and are committed up to {at[behind[0]]}"
                     )
-                if any(start > at.get(source, start) for source, (start, _) in bounds.items()):
+                new = {f.source for f in facts if isinstance(f, Reached) and f.is_new}
+                if any(
+                    start > at[source] if source in at else source not in new
+                    for source, (start, _) in bounds.items()
+                ):
                     left.append(facts)
                     continue
                 taken.append(facts)

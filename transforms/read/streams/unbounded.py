@@ -216,7 +216,16 @@ class _OpenPart:
             idle = source in self._at_end and begun == state.next
             yield TaggedOutput(
                 REACHED,
-                Reached(source, begun, state.next, state.newest, idle, state.floor, state.cursor),
+                Reached(
+                    source,
+                    begun,
+                    state.next,
+                    state.newest,
+                    idle,
+                    state.floor,
+                    state.cursor,
+                    source not in before.sources,
+                ),
             )
         for source, rows in (self._rows + self._duplicates).items():
             yield TaggedOutput(TALLIES, Tally(source, "read", rows))
