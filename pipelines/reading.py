@@ -25,7 +25,14 @@ def read_stream(
     if endless := run.goes_on.endless:
         from ..transforms.read.streams.unbounded import ReadStream
 
-        read_on = ReadStream(stream, decodes, carry.sources, parts=endless.parts, pace=endless.pace)
+        read_on = ReadStream(
+            stream,
+            decodes,
+            carry.sources,
+            parts=endless.parts,
+            pace=endless.pace,
+            committed=run.goes_on.commits.chain.carry,
+        )
         return pipeline | "Read" >> read_on
     read = ReadIntervals(stream, run.plan.intervals, decodes, carry.sources, workers=carry.shards)
     return pipeline | "Read" >> read

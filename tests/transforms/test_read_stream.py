@@ -93,9 +93,6 @@ class _ScriptReader(StreamReader):
         self.next |= found
         return found
 
-    def publish(self, positions: Mapping[str, int]) -> None:
-        return
-
 
 def sources_of(batch: pa.RecordBatch) -> list[str]:
     return batch.column(SOURCE).dictionary.to_pylist()
@@ -262,3 +259,17 @@ def test_a_slice_ends_when_it_holds_enough(clock):
     _, reached = stream.slice({"a": [1, 2, 3]}, {"a": [4, 5, 6]}, {"a": [7]})
     assert (reached[0].start, reached[0].end) == (0, 6)
     assert stream.script.polls == [{"a": [7]}]
+
+
+def test_what_is_committed_is_not_read_again_after_going_back_to_a_checkpoint(clock):
+    stream = live("a", "b")
+    before = stream.position
+    stream.slice({"a": [1, 9]}, {"b": [3]})
+    committed = Carry(sources=stream.position.sources)
+    decodes = Decodes(CONTRACT, ORIGIN, disorder_us=0)
+    stream.fn = ReadStreamFn(stream.script, decodes, PACE, lambda: committed)
+    stream.fn.setup()
+    stream.position = before
+    records, reached = stream.slice({"a": [4]})
+    assert [(r.source, r.start, r.end) for r in reached] == [("a", 2, 3), ("b", 1, 1)]
+    assert marks(records) == [9]

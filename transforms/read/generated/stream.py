@@ -110,9 +110,6 @@ class _Reader(StreamReader):
     def discover(self) -> dict[str, int]:
         return {}
 
-    def publish(self, positions: Mapping[str, int]) -> None:
-        return
-
     def _due(self, *, held: bool = False) -> dict[int, int]:
         """How many records there are now, of each partition that has some."""
         due = self._input.due(self._began, now_us())

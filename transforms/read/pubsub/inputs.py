@@ -13,8 +13,9 @@ Credentials are those of the environment (application default credentials). Opti
 - ``max_messages=1000000`` and ``max_mb=1024``: how much may wait for its commit. A stream waits
   then; a run with ``until: now`` ends there, and the next one goes on.
 
-A subscription is read by one job. With message ordering, Pub/Sub gives one batch of each ordering
-key at a time to those who pull: the rest of a key comes after the commit of what was before it.
+A subscription is read by one job. With message ordering Pub/Sub may keep the messages of a key
+back until those before them are acknowledged, which they are once they are committed: a run with
+``until: now`` may then leave some of them to the next one.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 from ....schemas.aggregates.open_windows import NEVER
 from ....schemas.arrow import SOURCE
-from ...carry import Reached, SourceState, Stopped, Unacknowledged
+from ...carry import Carry, Reached, SourceState, Stopped, Unacknowledged
 from ...coder import RecordBatchCoder  # registers it  # noqa: F401
 from ...stage_result import StageResult
 from ...tallies import DEAD_LETTERS, TALLIES, Tally, count_sources
@@ -37,6 +37,9 @@ from .tracker import StreamParts, StreamPosition, parts_of
 
 STOP = threading.Event()
 """Set in the process of the workers, it ends every stream: what has been read is committed."""
+
+
+Committed = Callable[[], Carry | None]
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class ReadStream(beam.PTransform):
         states: where partitions stand.
         parts: by how many workers at once it is read. On Prism say 1: it takes the watermark of
             whichever part was read last for that of all.
+        committed: gives what the newest commit carries; what lies before it is not read again.
 
     Raises:
         SourceError: in the pipeline, when a partition cannot be read on.
@@ -83,10 +87,11 @@ class ReadStream(beam.PTransform):
         *,
         parts: int = 1,
         pace: Pace | None = None,
+        committed: Committed | None = None,
     ) -> None:
         super().__init__()
         self._parts = parts_of(source, states, parts)
-        self._fn = ReadStreamFn(source, decodes, pace or Pace())
+        self._fn = ReadStreamFn(source, decodes, pace or Pace(), committed)
 
     def expand(self, pbegin: Any) -> Intervals:
         outputs = (
@@ -107,8 +112,11 @@ _WATERMARK = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_
 class ReadStreamFn(beam.DoFn):
     """Reads a slice of a part of a stream at each call, and defers the rest."""
 
-    def __init__(self, source: StreamSource, decodes: Decodes, pace: Pace) -> None:
+    def __init__(
+        self, source: StreamSource, decodes: Decodes, pace: Pace, committed: Committed | None = None
+    ) -> None:
         self._source = source
+        self._committed = committed
         self._decodes = decodes
         self._pace = pace
         self._open: dict[int, _OpenPart] = {}
@@ -130,13 +138,14 @@ class ReadStreamFn(beam.DoFn):
             return
         began = _now(watermark)
         part = self._part(element, position)
+        begun = StreamPosition(sources=part.states)
         for output in part.read(self._pace):
             yield _at(began, output)
         over = STOP.is_set()
         after = StreamPosition(sources=part.states, over=over)
         # No claim is ever refused: nothing but this call can have split the restriction.
         tracker.try_claim(after)
-        for fact in part.facts(position, after):
+        for fact in part.facts(begun, after):
             yield _at(began, fact)
         if over:
             yield _at(began, TaggedOutput(REACHED, Stopped(element.number)))
@@ -152,9 +161,23 @@ class ReadStreamFn(beam.DoFn):
         if held is not None:
             held.close()
         source = self._source.part(element.number, element.parts)
-        found = _OpenPart(source, self._decodes, self._decoding, position.sources)
+        states = self._not_committed(position.sources)
+        found = _OpenPart(source, self._decodes, self._decoding, states)
         self._open[element.number] = found
         return found
+
+    def _not_committed(self, states: dict[str, SourceState]) -> dict[str, SourceState]:
+        """Where to go on: a runner that has gone back to a checkpoint may ask for what has been
+        committed since."""
+        carry = self._committed() if self._committed else None
+        if carry is None:
+            return states
+        return {
+            source: held
+            if (held := carry.sources.get(source)) and held.next > state.next
+            else state
+            for source, state in states.items()
+        }
 
 
 class _OpenPart:
@@ -317,6 +340,10 @@ class _OpenPart:
             return self._reader.hold(set())
         bound = min(newest.values()) + pace.ahead_us
         self._reader.hold({source for source, time in newest.items() if time > bound})
+
+
+def _next(state: SourceState) -> int:
+    return state.next
 
 
 def _at(time: Timestamp, output: Any) -> Any:
