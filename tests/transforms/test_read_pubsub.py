@@ -14,7 +14,6 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pipeline import PipelineVisitor
 from apache_beam.runners.runner import PipelineResult, PipelineRunner
-from read_pubsub_support import FakeChain, Read, Topic, emulator_or_skip, payloads, poll_until
 
 from tests.services import pubsub as service
 
@@ -31,6 +30,7 @@ from millstream.transforms.read.pubsub.client import Subscription
 from millstream.transforms.read.pubsub.inputs import parse_input
 from millstream.transforms.read.pubsub.pulled import Pulled
 from millstream.transforms.read.pubsub.stream import PubsubStream
+from read_pubsub_support import FakeChain, Read, Topic, emulator_or_skip, payloads, poll_until
 
 pytestmark = [pytest.mark.service, pytest.mark.cloud]
 
