@@ -167,10 +167,18 @@ def _is_wanted(record: logging.LogRecord) -> bool:
     return _UNWANTED not in str(record.msg)
 
 
+_raised: list[BaseException] = []
+"""The last that was raised in a bundle of this process."""
+
+
 def _is_no_traceback(record: logging.LogRecord) -> bool:
+    if record.exc_info and record.exc_info[1] is not None:
+        _raised[:] = [record.exc_info[1]]
     return not record.exc_info or TRACEBACK in os.environ
 
 
+_SECOND = "Check prior failing response"
+"""What Beam's worker answers when it is asked for a bundle that has failed already."""
 _OUR_ERROR = re.compile(r"^millstream\.[\w.]+: ")
 _WHILE = re.compile(r"\s*\[while running '([^']*)'\]\s*$")
 
@@ -178,6 +186,8 @@ _WHILE = re.compile(r"\s*\[while running '([^']*)'\]\s*$")
 def root_message(error: BaseException) -> str:
     """What went wrong, without the frames that Beam wraps around it."""
     cause = error
+    if _SECOND in str(error) and _raised:  # what the runner heard of next, not first
+        cause = _raised[0]
     while cause.__cause__ is not None:
         cause = cause.__cause__
     text = str(cause).strip() or type(cause).__name__

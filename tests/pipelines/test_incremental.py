@@ -272,7 +272,7 @@ def test_what_cannot_be_meant_is_refused(job, arguments, said, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_run_that_is_killed_is_mended_by_the_next(job, seed):
     chance = random.Random(seed)
     command = [sys.executable, "-m", "millstream.pipelines.cli", "ingest", "--job", job.job]

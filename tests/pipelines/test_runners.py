@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 from millstream.pipelines import exit_codes
-from millstream.pipelines.runners import for_streams
+from millstream.pipelines.runners import for_streams, quiet_beam, root_message
 
 from tests.pipelines.clicks import Done, JobFolder, ingest, page_views
 
@@ -155,7 +156,8 @@ def test_direct_runner_is_the_local_batch_runner(files, tmp_path, alone):
 
 
 def test_direct_runner_refuses_an_unbounded_job(files, tmp_path):
-    folder, done = run(files, tmp_path, "--runner=DirectRunner", "--streaming")
+    stream = "--input=generate://"
+    folder, done = run(files, tmp_path, "--runner=DirectRunner", "--streaming", stream)
     assert done.code == exit_codes.USAGE
     assert done.err == (
         "millstream: --streaming: DirectRunner cannot run an unbounded job; "
@@ -177,3 +179,15 @@ def test_direct_runner_refuses_an_unbounded_job(files, tmp_path):
 )
 def test_what_runners_need_for_a_stream(flags, added):
     assert for_streams(flags) == [*flags, *added]
+
+
+def test_what_a_worker_says_second_hides_nothing():
+    quiet_beam()
+    try:
+        raise ValueError("what went wrong [while running 'Step']")
+    except ValueError as error:
+        logging.getLogger("apache_beam.runners.common").exception(error)
+    second = (
+        "Bundle processing associated with i3 has failed. Check prior failing response"
+    )
+    assert root_message(RuntimeError(second)) == "what went wrong (in step Step)"
