@@ -187,7 +187,5 @@ def test_what_a_worker_says_second_hides_nothing():
         raise ValueError("what went wrong [while running 'Step']")
     except ValueError as error:
         logging.getLogger("apache_beam.runners.common").exception(error)
-    second = (
-        "Bundle processing associated with i3 has failed. Check prior failing response"
-    )
+    second = "Bundle processing associated with i3 has failed. Check prior failing response"
     assert root_message(RuntimeError(second)) == "what went wrong (in step Step)"
