@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,26 @@ if TYPE_CHECKING:
 _COLLECTED = (100_000, 20, 20)
 """How many objects more there have to be before garbage is looked for: a batch of messages is tens
 of thousands of objects for a moment, none of them garbage."""
+
+
+def settled(work: Callable[[], int]) -> int:
+    """The exit code of work on a job's runs; what stands in its way is said."""
+    from ..transforms.intervals.chain import Overtaken
+    from ..transforms.lock import Locked, LockLost
+    from ..transforms.runs import AlreadyCommitted
+    from ..transforms.write.commit import Unbalanced
+    from ..transforms.write.destination import CommitConflict, DestinationError, Unavailable
+
+    try:
+        return work()
+    except (AlreadyCommitted, Locked, Overtaken) as error:
+        say(str(error), ERROR)
+        return exit_codes.REFUSED
+    except Unbalanced as error:
+        say(str(error), ERROR)
+        return exit_codes.UNBALANCED
+    except (CommitConflict, DestinationError, LockLost, Unavailable) as error:
+        return fail(str(error))
 
 
 def execute(run: Run, flags: list[str], started: float) -> int:

@@ -12,9 +12,9 @@ import msgspec
 
 from ..transforms.carry import Carry
 from . import exit_codes, runners
-from .execute import execute, fail
+from .execute import execute, settled
 from .job import Job, Places
-from .logs import ERROR, say
+from .logs import say
 from .prepare import job_duration
 from .sources import Planned, Source
 
@@ -44,18 +44,15 @@ def run_on(
     Raises:
         JobError: it cannot go on.
     """
-    from ..transforms.intervals.chain import Chain, Overtaken
+    from ..transforms.intervals.chain import Chain
     from ..transforms.intervals.windows import OpenAggregate
-    from ..transforms.lock import Locked, LockLost
-    from ..transforms.runs import AlreadyCommitted
-    from ..transforms.write.commit import Unbalanced
-    from ..transforms.write.destination import CommitConflict, DestinationError, Unavailable
     from .streaming import repeat
 
     job = run.job
     aggregates = tuple(OpenAggregate(spec, triggers[spec.name]) for spec in run.aggregates)
     chain = Chain(run.store)
-    try:
+
+    def work() -> int:
         with run.store.lock(job.name[:64], wait_seconds=job.wait) as lock:
 
             def run_once(run: Run) -> int:
@@ -64,14 +61,8 @@ def run_on(
                 return going.run(source, flags, time.monotonic(), quiet=follows)
 
             return repeat(run, run_once) if follows else run_once(run)
-    except (AlreadyCommitted, Locked, Overtaken) as error:
-        say(str(error), ERROR)
-        return exit_codes.REFUSED
-    except Unbalanced as error:
-        say(str(error), ERROR)
-        return exit_codes.UNBALANCED
-    except (CommitConflict, DestinationError, LockLost, Unavailable) as error:
-        return fail(str(error))
+
+    return settled(work)
 
 
 @dataclass(frozen=True)

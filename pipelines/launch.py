@@ -20,11 +20,11 @@ import msgspec
 from ..transforms import storage
 from ..transforms.plan import PlanError
 from ..transforms.storage import StorageError
-from . import exit_codes, logs, runners
+from . import logs, runners
 from .arguments import job_flags
-from .execute import execute, fail, report
+from .execute import execute, fail, report, settled
 from .job import KEYS, STREAMS, Job, JobError, Places, check_going_on, load_job
-from .logs import ERROR, say
+from .logs import say
 from .prepare import (
     input_format,
     job_aggregates,
@@ -68,14 +68,15 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
         contract = job_contract(job)
         storage.use_options(beam_flags)
     streaming = runners.is_streaming(beam_flags)
-    follows = streaming and not _may_be_stream(job)
+    reads_stream = any(uri.partition("://")[0] in STREAMS for uri in job.input)
+    follows = streaming and not reads_stream
     # Files that keep arriving are read by one bounded run after another, on any runner.
     flags = runners.chosen(runners.bounded(beam_flags) if follows else beam_flags)
     if follows:
         job = msgspec.structs.replace(job, allow_no_input=True)
     with _looking_for_misspelt(beam_flags):
         check_going_on(job, streaming, places)
-        source = _stream(job, streaming, places)
+        source = _stream(job, streaming, places) if reads_stream else None
         inputs = () if source else tuple(job_inputs(job, places))
     if runners.is_single_process(flags):
         runners.keep_freed_memory()
@@ -124,20 +125,10 @@ def _looking_for_misspelt(beam_flags: list[str]) -> Iterator[None]:
         raise
 
 
-def _may_be_stream(job: Job) -> bool:
-    return any(uri.partition("://")[0] in STREAMS for uri in job.input)
+def _stream(job: Job, streaming: bool, places: Places) -> Source:
+    from .streams import stream_of
 
-
-def _stream(job: Job, streaming: bool, places: Places) -> Source | None:
-    """The stream that a job reads, if it is one."""
-    if not _may_be_stream(job):
-        return None
-    from . import streams
-
-    if not streams.is_stream(job, places):
-        return None
-    streams.refuse_without_end(job, streaming, places)
-    return streams.topic_of(job, places)
+    return stream_of(job, streaming, places)
 
 
 @contextmanager
@@ -168,14 +159,12 @@ def _helper_count(job: Job, large: bool, flags: list[str]) -> int:
 
 
 def _run(run: Run, flags: list[str], started: float) -> int:
-    from ..transforms.lock import Locked, LockLost
-    from ..transforms.runs import AlreadyCommitted
-    from ..transforms.write.commit import Unbalanced, complete
-    from ..transforms.write.destination import CommitConflict, DestinationError, Unavailable
+    from ..transforms.write.commit import complete
 
     job, store = run.job, run.store
     logs.of_run(run.token.run_id)
-    try:
+
+    def work() -> int:
         with store.lock(run.token.run_id, wait_seconds=job.wait) as lock:
             while True:
                 decision = store.begin(run.plan, job.run_id, reprocess=job.reprocess)
@@ -195,14 +184,8 @@ def _run(run: Run, flags: list[str], started: float) -> int:
                     _refuse_forgotten(run, decision.record)
                 say(f"run {decision.token.run_id} holds another plan, which this one replaces")
             return execute(run, flags, started)
-    except (AlreadyCommitted, Locked) as error:
-        say(str(error), ERROR)
-        return exit_codes.REFUSED
-    except Unbalanced as error:
-        say(str(error), ERROR)
-        return exit_codes.UNBALANCED
-    except (CommitConflict, DestinationError, LockLost, Unavailable) as error:
-        return fail(str(error))
+
+    return settled(work)
 
 
 def _refuse_forgotten(run: Run, record: RunRecord | None) -> None:

@@ -26,25 +26,20 @@ EXTRAS = {"pubsub": "gcp", "kinesis": "s3"}
 """The extra of the package that a scheme needs, where it has another name."""
 
 
-def is_stream(job: Job, places: Places) -> bool:
-    """Whether a job reads a stream.
-
-    Raises:
-        JobError: it reads files too, or several streams.
-    """
-    streams = [uri for uri in job.input if uri.partition("://")[0] in STREAMS]
-    if streams and len(job.input) > 1:
-        said = f"{streams[0]} is a stream: give it a job of its own"
-        raise places.error(("input",), said)
-    return bool(streams)
-
-
-def topic_of(job: Job, places: Places) -> Source:
+def stream_of(job: Job, streaming: bool, places: Places) -> Source:
     """The stream that a job reads.
 
     Raises:
-        JobError: the URI cannot be used, or what it needs is not installed.
+        JobError: it reads something else too; or it does not say how far; or the URI cannot be
+            used, or what it needs is not installed.
     """
+    if len(job.input) > 1:
+        stream = next(uri for uri in job.input if uri.partition("://")[0] in STREAMS)
+        raise places.error(("input",), f"{stream} is a stream: give it a job of its own")
+    if not job.until and not streaming:
+        said = "a stream has no end: say until: now, to go on from where the last run stopped, or "
+        said += "--streaming, to go on for ever"
+        raise places.error(("input",), said)
     from ..transforms.read.errors import SourceError
 
     uri = job.input[0]
@@ -235,15 +230,3 @@ class _Generates:
         GeneratedLines(run.contract, self.input, self.began_us)
         stream = GeneratedStream(self.input, run.contract)
         return read_stream(pipeline, run, stream, decodes(run, origin))
-
-
-def refuse_without_end(job: Job, streaming: bool, places: Places) -> None:
-    """See that a job that reads a stream says how far.
-
-    Raises:
-        JobError: it does not.
-    """
-    if not job.until and not streaming:
-        said = "a stream has no end: say until: now, to go on from where the last run stopped, or "
-        said += "--streaming, to go on for ever"
-        raise places.error(("input",), said)

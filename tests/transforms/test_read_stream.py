@@ -55,10 +55,7 @@ class _ScriptReader(StreamReader):
         self.script = script
         self.next = {source: state.next for source, state in states.items()}
 
-    def __enter__(self) -> StreamReader:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         return
 
     def poll(self, rows: int, seconds: float) -> Polled | None:

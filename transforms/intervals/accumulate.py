@@ -107,12 +107,10 @@ class AccumulateFn(PartialStates):
         self._late: Counter[str] = Counter()
 
     def process(self, batch: pa.RecordBatch) -> Iterator[Any]:
-        late = late_rows(batch, self._spec, self._trigger.lateness_us)
+        batch, late = without_late(batch, self._spec, self._trigger)
         if late is not None:
-            gone = batch.filter(pa.array(late))
-            self._late.update(count_sources(gone, SOURCE))
-            yield TaggedOutput(LATE, late_letters(gone, self._spec, self._origin))
-            batch = batch.filter(pa.array(~late))
+            self._late.update(count_sources(late, SOURCE))
+            yield TaggedOutput(LATE, late_letters(late, self._spec, self._origin))
         if batch.num_rows:
             self._open.update(closing_counts(batch, self._spec))
         yield from super().process(batch)
@@ -120,14 +118,11 @@ class AccumulateFn(PartialStates):
     def finish_bundle(self) -> Iterator[Any]:
         for element in self._rest():
             yield GlobalWindows.windowed_value(element)
-        for fact in self.facts():
-            yield TaggedOutput(TALLIES, GlobalWindows.windowed_value(fact))
-
-    def facts(self) -> list[Opened | Tally]:
-        """What went in, and what was late, since the bundle began."""
         name = self._spec.name
-        opened = [Opened(name, *place, rows) for place, rows in self._open.items()]
-        return [*opened, *(Tally(source, "late", n, name) for source, n in self._late.items())]
+        facts: list[Opened | Tally] = [Opened(name, *at, n) for at, n in self._open.items()]
+        facts += [Tally(source, "late", n, name) for source, n in self._late.items()]
+        for fact in facts:
+            yield TaggedOutput(TALLIES, GlobalWindows.windowed_value(fact))
 
 
 class _Merge(beam.DoFn):
@@ -141,6 +136,16 @@ class _Merge(beam.DoFn):
         gathering = Gathering(self._spec, self._max_state_bytes)
         gathering.add_all(element[1])
         yield from batches_of(merge_states(gathering.tables, self._spec))
+
+
+def without_late(
+    batch: pa.RecordBatch, spec: AggregateSpec, trigger: Trigger
+) -> tuple[pa.RecordBatch, pa.RecordBatch | None]:
+    """The records that an aggregate takes, and those that are late for it, if any are."""
+    late = late_rows(batch, spec, trigger.lateness_us)
+    if late is None:
+        return batch, None
+    return batch.filter(pa.array(~late)), batch.filter(pa.array(late))
 
 
 def late_letters(records: pa.RecordBatch, spec: AggregateSpec, origin: Origin) -> pa.RecordBatch:

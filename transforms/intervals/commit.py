@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -255,16 +254,14 @@ def _lost_late(
     commits: Commits, tallies: Iterable[Tally], receipts: Iterable[Receipt]
 ) -> list[ledger.Imbalance]:
     """Whether as many late records are staged as were counted."""
-    counts: Counter[str] = Counter()
-    for tally in tallies:
-        counts["late"] += tally.rows if tally.outcome == "late" else 0
     if not commits.late:
         return []
+    counted = sum(tally.rows for tally in tallies if tally.outcome == "late")
     staged = sum(receipt.rows for receipt in receipts if receipt.output == commits.late)
-    if staged == counts["late"]:
+    if staged == counted:
         return []
-    reason = f"{counts['late']} records were late, and {staged} are staged"
-    return [ledger.Imbalance("", commits.late, counts["late"] - staged, reason)]
+    reason = f"{counted} records were late, and {staged} are staged"
+    return [ledger.Imbalance("", commits.late, counted - staged, reason)]
 
 
 def _commit_facts(

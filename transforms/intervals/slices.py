@@ -21,7 +21,7 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.userstate import BagStateSpec, CombiningValueStateSpec
 from apache_beam.transforms.window import FixedWindows, GlobalWindows
 
-from ...schemas.aggregates.open_windows import late_rows, of_one
+from ...schemas.aggregates.open_windows import of_one
 from ...schemas.aggregates.states import merge_states, partial_states
 from ...schemas.aggregates.windows import Sliding
 from ...schemas.arrow import SOURCE
@@ -35,7 +35,7 @@ from ..receipts import Receipt
 from ..runs import RunRecord
 from ..tallies import Tally, count_sources
 from ..write.stage import StagedFiles, restage
-from .accumulate import LATE, closing_counts, late_letters
+from .accumulate import LATE, closing_counts, late_letters, without_late
 from .chain import Head, Overtaken
 from .commit import Commits, Facts, commit_interval
 from .windows import HeldStates, OpenAggregate
@@ -62,13 +62,11 @@ class AccumulateSlices(beam.DoFn):
 
     def process(self, batch: pa.RecordBatch) -> Iterator[Any]:
         spec = self._aggregate.spec
-        late = late_rows(batch, spec, self._aggregate.trigger.lateness_us)
+        batch, late = without_late(batch, spec, self._aggregate.trigger)
         if late is not None:
-            gone = batch.filter(pa.array(late))
-            for source, rows in count_sources(gone, SOURCE).items():
+            for source, rows in count_sources(late, SOURCE).items():
                 yield TaggedOutput(FACTS, Tally(source, "late", rows, spec.name))
-            yield TaggedOutput(LATE, late_letters(gone, spec, self._origin))
-            batch = batch.filter(pa.array(~late))
+            yield TaggedOutput(LATE, late_letters(late, spec, self._origin))
         if batch.num_rows:
             states = partial_states(batch, spec, open=True)
             yield TaggedOutput(FACTS, SliceStates(spec.name, to_stream(states)))
@@ -199,11 +197,7 @@ class Gathered:
         """The facts of each slice that is not committed yet."""
 
     def add(self, facts: list[Any]) -> None:
-        """Take in the facts of a slice, unless they are of what is committed already.
-
-        Raises:
-            Overtaken: a part of it is.
-        """
+        """Take in the facts of a slice."""
         self.slices.append(facts)
 
     def is_due(self, every: float) -> bool:
@@ -216,7 +210,11 @@ class Gathered:
         return (since >= every and self._has_new()) or self._closes_some()
 
     def commit(self) -> Iterator[RunRecord]:
-        """Commit the slices that go on from what is committed; the others wait on."""
+        """Commit the slices that go on from what is committed; the others wait on.
+
+        Raises:
+            Overtaken: a part of a slice is committed already.
+        """
         started = time.monotonic()
         over = self._is_over()
         is_worth_it = self._has_new() or self._closes_some() or (over and self._commits.close)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, cast
 
@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...schemas.aggregates.open_windows import (
-    Closed,
     Trigger,
     close,
     closing_times,
@@ -129,7 +128,7 @@ def close_windows(
                 before=carry.watermark,
                 watermark=watermark,
             )
-            for batch in _result_batches(closed, aggregate, carry.sequence + 1):
+            for batch in batches_of(given(closed, spec, trigger, carry.sequence + 1)):
                 results.write(batch)
             states.keep(spec.name, shard, closed.held)
             older = [file for file in before.files if file.shard == shard]
@@ -208,12 +207,6 @@ def _of_shard(new: Sequence[Receipt], shard: int, shards: int, spec: AggregateSp
             table = table.filter(pa.array(shard_of(table, spec, shards) == shard))
         tables.append(table)
     return of_one(pa.concat_tables(tables) if tables else state_schema(spec).empty_table(), spec)
-
-
-def _result_batches(
-    closed: Closed, aggregate: OpenAggregate, revision: int
-) -> Iterator[pa.RecordBatch]:
-    yield from batches_of(given(closed, aggregate.spec, aggregate.trigger, revision))
 
 
 def _passed(

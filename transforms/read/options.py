@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 from urllib.parse import parse_qsl
 
 from ...schemas.problems import did_you_mean, list_names
+from .. import storage
 from .errors import SourceError
 
 _Value = TypeVar("_Value", bound=str)
@@ -41,6 +43,73 @@ def one_of(option: str, value: str, values: Sequence[_Value]) -> _Value:
             return known
     hint = did_you_mean(value, values) or f"; expected {list_names(values)}"
     raise SourceError(f"{option}={value}{hint}")
+
+
+def moment_of(option: str, text: str, hint: str) -> dt.datetime:
+    """A time with its zone, as ``2026-11-29T12:00:00Z``.
+
+    Args:
+        hint: what is said of a text that is no time: what was expected.
+
+    Raises:
+        SourceError: it is none, or names no zone.
+    """
+    try:
+        # In a query, a plus sign is a space.
+        moment = dt.datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+    except ValueError:
+        raise SourceError(f"{option}={text}{hint}") from None
+    if moment.tzinfo is None:
+        raise SourceError(f"{option}={text}: in which zone? Write 2026-11-29T12:00:00Z or …+01:00")
+    return moment
+
+
+def word_or_moment(option: str, text: str, words: Sequence[_Value]) -> _Value | dt.datetime:
+    """One of some words, or a time.
+
+    Raises:
+        SourceError: it is neither.
+    """
+    for word in words:
+        if text == word:
+            return word
+    hint = did_you_mean(text, words) or (
+        f"; expected {list_names(words)}, or a time as 2026-11-29T12:00:00Z"
+    )
+    return moment_of(option, text, hint)
+
+
+def duration_us(option: str, text: str) -> int:
+    """Microseconds of a duration such as ``1d``.
+
+    Raises:
+        SourceError: it is none.
+    """
+    from ...schemas.aggregates.functions import AggregateError
+    from ...schemas.aggregates.windows import parse_duration
+
+    try:
+        return parse_duration(text, f"{option}={text}")
+    except AggregateError as error:
+        raise SourceError(str(error)) from None
+
+
+BareFormat = Literal["json", "avro"]
+"""Formats of messages of which none says which schema it was written by."""
+_BARE_FORMATS: tuple[BareFormat, ...] = get_args(BareFormat)
+
+
+def bare_format(given: Mapping[str, str]) -> tuple[BareFormat, str]:
+    """The format of messages, and the file that has their schema, if it is Avro.
+
+    Raises:
+        SourceError: there is no such format, or the two do not belong together.
+    """
+    form = one_of("format", given.get("format", "json"), _BARE_FORMATS)
+    schema = given.get("schema", "")
+    if (form == "avro") != bool(schema):
+        raise SourceError("format=avro needs schema=FILE, and nothing else has it")
+    return form, storage.absolute(schema) if schema else ""
 
 
 @contextmanager

@@ -16,10 +16,8 @@ import datetime as dt
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
-from ....schemas.aggregates.functions import AggregateError
-from ....schemas.aggregates.windows import parse_duration
 from ..errors import SourceError
-from ..options import given_options, naming
+from ..options import duration_us, given_options, moment_of, naming
 
 SCHEME = "generate"
 OPTIONS = ("rate", "partitions", "broken", "seed", "count", "disorder", "start")
@@ -129,20 +127,10 @@ def _whole(option: str, said: str, least: int, most: int) -> int:
 def _duration(said: str) -> int:
     if said in ("0", "0s"):
         return 0
-    try:
-        return parse_duration(said, f"disorder={said}")
-    except AggregateError as error:
-        raise SourceError(str(error)) from None
+    return duration_us("disorder", said)
 
 
 def _moment(said: str) -> int:
-    try:
-        # In a query, a plus sign is a space.
-        moment = dt.datetime.fromisoformat(said.replace(" ", "+") if "T" in said else said)
-    except ValueError:
-        raise SourceError(
-            f"start={said}: expected a time as 2026-11-29T12:00:00Z; without it, it is now"
-        ) from None
-    if moment.tzinfo is None:
-        raise SourceError(f"start={said}: in which zone? Write 2026-11-29T12:00:00Z or …+01:00")
+    hint = ": expected a time as 2026-11-29T12:00:00Z; without it, it is now"
+    moment = moment_of("start", said, hint)
     return (moment - _EPOCH) // _MICROSECOND

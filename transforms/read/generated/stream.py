@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
@@ -72,15 +71,7 @@ class _Reader(StreamReader):
         self._next = {partition_of(source): state.next for source, state in states.items()}
         self._held: set[int] = set()
 
-    def __enter__(self) -> StreamReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         return
 
     def poll(self, rows: int, seconds: float) -> Polled | None:

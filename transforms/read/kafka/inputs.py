@@ -31,7 +31,7 @@ from ....schemas.problems import did_you_mean, list_names
 from ... import storage
 from ...kafka.addresses import Address, checked_url, parse_address
 from ..errors import SourceError
-from ..options import given_options, naming, one_of
+from ..options import given_options, moment_of, naming, one_of
 
 SCHEME = "kafka"
 OPTIONS = ("start", "until", "format", "registry", "isolation", "group", "config")
@@ -153,17 +153,10 @@ def _position(option: str, text: str, words: Collection[str]) -> Any:
         return text
     if _LIKE_OFFSETS.fullmatch(text) and ":" in text:
         return _offsets(option, text)
-    try:
-        # In a query, a plus sign is a space.
-        moment = dt.datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
-    except ValueError:
-        hint = did_you_mean(text, words) or (
-            f"; expected {list_names(words)}, a time as 2026-11-29T12:00:00Z, or offsets as "
-            "0:1200,1:70"
-        )
-        raise SourceError(f"{option}={text}{hint}") from None
-    if moment.tzinfo is None:
-        raise SourceError(f"{option}={text}: in which zone? Write 2026-11-29T12:00:00Z or …+01:00")
+    hint = did_you_mean(text, words) or (
+        f"; expected {list_names(words)}, a time as 2026-11-29T12:00:00Z, or offsets as 0:1200,1:70"
+    )
+    moment = moment_of(option, text, hint)
     return Since(-((_EPOCH - moment) // _MILLISECOND))
 
 

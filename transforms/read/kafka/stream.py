@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
@@ -78,15 +77,7 @@ class _Reader(StreamReader):
         self._held: set[int] = set()
         self._discovered = time.monotonic()
 
-    def __enter__(self) -> StreamReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._reader.close()
 
     def poll(self, rows: int, seconds: float) -> Polled | None:

@@ -16,21 +16,17 @@ from __future__ import annotations
 import datetime as dt
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 from urllib.parse import urlsplit
 
-from ....schemas.problems import did_you_mean, list_names
-from ... import storage
 from ..errors import SourceError
-from ..options import given_options, naming, one_of
+from ..options import BareFormat, bare_format, given_options, naming, word_or_moment
 
 SCHEME = "kinesis"
 OPTIONS = ("start", "endpoint", "format", "schema")
 
-Format = Literal["json", "avro"]
 Beginning = Literal["earliest", "latest"]
 
-_FORMATS: tuple[Format, ...] = get_args(Format)
 _BEGINNINGS: tuple[Beginning, ...] = get_args(Beginning)
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 _STREAM = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
@@ -44,7 +40,7 @@ class KinesisInput:
     stream: str
     start: Beginning | dt.datetime = "earliest"
     endpoint: str = ""
-    format: Format = "json"
+    format: BareFormat = "json"
     schema: str = ""
 
     @property
@@ -85,17 +81,14 @@ def parse_input(uri: str) -> KinesisInput:
         )
     with naming(scheme):
         given = given_options(query, OPTIONS)
-        form = one_of("format", given.get("format", "json"), _FORMATS)
-        schema = given.get("schema", "")
-        if (form == "avro") != bool(schema):
-            raise SourceError("format=avro needs schema=FILE, and nothing else has it")
+        form, schema = bare_format(given)
         return KinesisInput(
             region,
             stream,
-            start=_start(given.get("start", "earliest")),
+            start=word_or_moment("start", given.get("start", "earliest"), _BEGINNINGS),
             endpoint=_endpoint(given.get("endpoint", "")),
             format=form,
-            schema=storage.absolute(schema) if schema else "",
+            schema=schema,
         )
 
 
@@ -114,19 +107,3 @@ def _endpoint(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SourceError("endpoint: expected a URL as https://HOST:PORT")
     return text
-
-
-def _start(text: str) -> Any:
-    if text in _BEGINNINGS:
-        return text
-    try:
-        # In a query, a plus sign is a space.
-        moment = dt.datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
-    except ValueError:
-        hint = did_you_mean(text, _BEGINNINGS) or (
-            f"; expected {list_names(_BEGINNINGS)}, or a time as 2026-11-29T12:00:00Z"
-        )
-        raise SourceError(f"start={text}{hint}") from None
-    if moment.tzinfo is None:
-        raise SourceError(f"start={text}: in which zone? Write 2026-11-29T12:00:00Z or …+01:00")
-    return moment

@@ -20,12 +20,12 @@ from google.api_core.gapic_v1.routing_header import (  # pyright: ignore[reportM
     to_grpc_metadata,
 )
 from google.api_core.retry import Retry, if_exception_type  # pyright: ignore[reportMissingImports]
-from google.auth import exceptions as auth_exceptions  # pyright: ignore[reportMissingImports]
 from google.pubsub_v1 import PullRequest, PullResponse  # pyright: ignore[reportMissingImports]
 from google.pubsub_v1.services.subscriber.transports import (  # pyright: ignore[reportMissingImports]
     SubscriberGrpcTransport,
 )
 
+from ...pubsub.errors import FAILURES, PASSING, explained
 from ..errors import SourceError, Unavailable
 from .inputs import PubsubInput
 
@@ -45,17 +45,7 @@ Source: https://cloud.google.com/pubsub/quotas#resource_limits
 """
 _TRY_SECONDS = 30.0
 
-_PASSING = (
-    exceptions.Aborted,
-    exceptions.Cancelled,
-    exceptions.DeadlineExceeded,
-    exceptions.InternalServerError,
-    exceptions.ResourceExhausted,
-    exceptions.ServiceUnavailable,
-    exceptions.TooManyRequests,
-    exceptions.Unknown,
-)
-_RETRY = Retry(if_exception_type(*_PASSING), initial=0.1, maximum=5, timeout=_TRY_SECONDS)
+_RETRY = Retry(if_exception_type(*PASSING), initial=0.1, maximum=5, timeout=_TRY_SECONDS)
 
 
 class _Late(Unavailable):
@@ -153,8 +143,9 @@ class Subscription:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (exceptions.GoogleAPIError, auth_exceptions.GoogleAuthError) as error:
-            raise _explained(error, self._input.place) from error
+        except FAILURES as error:
+            role, place = "roles/pubsub.subscriber", self._input.place
+            raise explained(error, place, SourceError, what="subscription", role=role) from error
 
 
 def _client() -> Any:
@@ -172,30 +163,3 @@ def _requests(ack_ids: Sequence[str]) -> Iterator[Sequence[str]]:
     step = max(1, min(_REQUEST_IDS, _REQUEST_BYTES // (longest + 4)))
     for start in range(0, len(ack_ids), step):
         yield ack_ids[start : start + step]
-
-
-def _explained(error: Exception, place: str) -> Exception:
-    """The error to raise in place of the client's."""
-    said = _said(error)
-    passing = (*_PASSING, exceptions.RetryError, auth_exceptions.TransportError)
-    refused = (exceptions.Unauthenticated, auth_exceptions.GoogleAuthError)
-    # gRPC makes one kind of error of all that happens while it asks for a token.
-    if "RefreshError" in said or (isinstance(error, refused) and not isinstance(error, passing)):
-        return SourceError(
-            f"{place}: no credentials that Google accepts were found; run gcloud auth "
-            "application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a key's file"
-        )
-    if isinstance(error, passing):
-        return Unavailable(f"{place} cannot be reached, or cannot serve just now: {said}")
-    if isinstance(error, exceptions.PermissionDenied):
-        return SourceError(f"{place}: no permission (roles/pubsub.subscriber has it): {said}")
-    if isinstance(error, exceptions.NotFound):
-        return SourceError(f"{place}: there is no such subscription: {said}")
-    return SourceError(f"{place}: {said}")
-
-
-def _said(error: Exception) -> str:
-    """What the service said, without what the client adds for programmers."""
-    cause = getattr(error, "cause", None) or error
-    text = getattr(cause, "message", None) or str(cause)
-    return " ".join(str(text).split())[:300] or type(cause).__name__

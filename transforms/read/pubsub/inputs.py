@@ -23,24 +23,25 @@ from __future__ import annotations
 import datetime as dt
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from ....schemas.aggregates.functions import AggregateError
-from ....schemas.aggregates.windows import parse_duration
-from ....schemas.problems import did_you_mean, list_names
-from ... import storage
 from ..errors import SourceError
-from ..options import given_options, naming, one_of
+from ..options import (
+    BareFormat,
+    bare_format,
+    duration_us,
+    given_options,
+    naming,
+    word_or_moment,
+)
 
 SCHEME = "pubsub"
 OPTIONS = (
     "start", "format", "schema", "horizon", "max_extension", "max_messages", "max_mb",
 )  # fmt: skip
 
-Format = Literal["json", "avro"]
 Beginning = Literal["earliest", "latest"]
 
-_FORMATS: tuple[Format, ...] = get_args(Format)
 _BEGINNINGS: tuple[Beginning, ...] = get_args(Beginning)
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]{1,60}")
 _SUBSCRIPTION = re.compile(r"(?!goog)[A-Za-z][A-Za-z0-9_.~+%-]{2,254}")
@@ -59,7 +60,7 @@ class PubsubInput:
     project: str
     subscription: str
     start: Beginning | dt.datetime = "earliest"
-    format: Format = "json"
+    format: BareFormat = "json"
     schema: str = ""
     horizon: float = 86_400.0
     max_extension: float = 3600.0
@@ -104,44 +105,18 @@ def parse_input(uri: str) -> PubsubInput:
         )
     with naming(scheme):
         given = given_options(query, OPTIONS)
-        form = one_of("format", given.get("format", "json"), _FORMATS)
-        schema = given.get("schema", "")
-        if (form == "avro") != bool(schema):
-            raise SourceError("format=avro needs schema=FILE, and nothing else has it")
+        form, schema = bare_format(given)
         return PubsubInput(
             project,
             subscription,
-            start=_start(given.get("start", "earliest")),
+            start=word_or_moment("start", given.get("start", "earliest"), _BEGINNINGS),
             format=form,
-            schema=storage.absolute(schema) if schema else "",
-            horizon=_seconds("horizon", given.get("horizon", "1d")),
-            max_extension=_seconds("max_extension", given.get("max_extension", "1h")),
+            schema=schema,
+            horizon=duration_us("horizon", given.get("horizon", "1d")) / 1e6,
+            max_extension=duration_us("max_extension", given.get("max_extension", "1h")) / 1e6,
             max_messages=_number("max_messages", given.get("max_messages", "1000000")),
             max_mb=_number("max_mb", given.get("max_mb", "1024")),
         )
-
-
-def _start(text: str) -> Any:
-    if text in _BEGINNINGS:
-        return text
-    try:
-        # In a query, a plus sign is a space.
-        moment = dt.datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
-    except ValueError:
-        hint = did_you_mean(text, _BEGINNINGS) or (
-            f"; expected {list_names(_BEGINNINGS)}, or a time as 2026-11-29T12:00:00Z"
-        )
-        raise SourceError(f"start={text}{hint}") from None
-    if moment.tzinfo is None:
-        raise SourceError(f"start={text}: in which zone? Write 2026-11-29T12:00:00Z or …+01:00")
-    return moment
-
-
-def _seconds(option: str, text: str) -> float:
-    try:
-        return parse_duration(text, f"{option}={text}") / 1e6
-    except AggregateError as error:
-        raise SourceError(str(error)) from None
 
 
 def _number(option: str, text: str) -> int:

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
-from types import TracebackType
 
 import numpy as np
 
@@ -59,15 +58,7 @@ class PubsubReader(StreamReader):
         self._seen = seen
         self.position = position
 
-    def __enter__(self) -> StreamReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._pulling.close()
 
     def poll(self, rows: int, seconds: float) -> Polled | None:

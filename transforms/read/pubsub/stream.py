@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from types import TracebackType
 
 import numpy as np
 
@@ -169,15 +168,7 @@ def _leases_of(stream: PubsubStream) -> Leases:
 class _Nothing(StreamReader):
     """Reads no source at all."""
 
-    def __enter__(self) -> StreamReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         return
 
     def poll(self, rows: int, seconds: float) -> Polled | None:

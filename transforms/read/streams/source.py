@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import pyarrow as pa
 
@@ -30,7 +29,7 @@ class Polled(NamedTuple):
 
 
 class StreamReader(Protocol):
-    """Reads some partitions of a stream. To be used in a ``with`` block."""
+    """Reads some partitions of a stream. To be closed, by leaving a ``with`` block or otherwise."""
 
     @abstractmethod
     def poll(self, rows: int, seconds: float) -> Polled | None:
@@ -63,15 +62,14 @@ class StreamReader(Protocol):
         """
 
     @abstractmethod
-    def __enter__(self) -> StreamReader: ...
+    def close(self) -> None:
+        """Give everything back."""
 
-    @abstractmethod
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
 
 class StreamSource(Protocol):

@@ -193,7 +193,6 @@ class _OpenPart:
         self.states = dict(states)
         """Where the partitions go on."""
         self._reader: StreamReader = source.open(self.states)
-        self._reader.__enter__()
         self._reading = Reading(decodes, decoding, decodes.clock(self.states))
         self._rows: Counter[str] = Counter()
         self._duplicates: Counter[str] = Counter()
@@ -205,7 +204,7 @@ class _OpenPart:
         self._at_end: set[str] = set()
 
     def close(self) -> None:
-        self._reader.__exit__(None, None, None)
+        self._reader.close()
 
     def read(self, pace: Pace) -> Iterator[Any]:
         """A slice: records, and tagged dead letters."""

@@ -19,14 +19,14 @@ import numpy as np
 import pyarrow.compute as pc
 from google.api_core import exceptions  # pyright: ignore[reportMissingImports]
 from google.api_core.retry import Retry, if_exception_type  # pyright: ignore[reportMissingImports]
-from google.auth import exceptions as auth_exceptions  # pyright: ignore[reportMissingImports]
 from google.pubsub_v1 import (  # pyright: ignore[reportMissingImports]
     PublisherClient,
     PublishRequest,
     PubsubMessage,
 )
 
-from ..errors import DestinationError, Unavailable
+from ...pubsub.errors import FAILURES, PASSING, explained
+from ..errors import DestinationError
 from .messages import ROOM_BYTES, Messages
 
 REQUEST_MESSAGES = 1000
@@ -39,18 +39,7 @@ SECONDS = 30.0
 """How long a request is tried for: the client's own ten minutes would hide a service that fails."""
 ASK_SECONDS = 10.0
 
-_PASSING = (
-    exceptions.Aborted,
-    exceptions.Cancelled,
-    exceptions.DeadlineExceeded,
-    exceptions.InternalServerError,
-    exceptions.ResourceExhausted,
-    exceptions.ServiceUnavailable,
-    exceptions.TooManyRequests,
-    exceptions.Unknown,
-)
-"""Errors that the client tries again after, and so do we."""
-_RETRY = Retry(if_exception_type(*_PASSING), initial=0.1, maximum=10, timeout=SECONDS)
+_RETRY = Retry(if_exception_type(*PASSING), initial=0.1, maximum=10, timeout=SECONDS)
 _Message = PubsubMessage.pb()
 _Request = PublishRequest.pb()
 
@@ -69,8 +58,9 @@ def connected(place: str) -> Iterator[Client]:
             yield Client(client)
         finally:
             client.transport.close()
-    except (exceptions.GoogleAPIError, auth_exceptions.GoogleAuthError) as error:
-        raise _explained(error, place) from error
+    except FAILURES as error:
+        role = "roles/pubsub.publisher"
+        raise explained(error, place, DestinationError, what="topic", role=role) from error
 
 
 class Client:
@@ -180,30 +170,3 @@ def _requests(messages: Messages, rows: np.ndarray) -> Iterator[list[int]]:
         end = max(start + 1, min(end, start + REQUEST_MESSAGES, len(rows)))
         yield rows[start:end].tolist()
         start = end
-
-
-def _explained(error: Exception, place: str) -> Exception:
-    """The error to raise in place of the client's."""
-    said = _said(error)
-    passing = (*_PASSING, exceptions.RetryError, auth_exceptions.TransportError)
-    refused = (exceptions.Unauthenticated, auth_exceptions.GoogleAuthError)
-    # gRPC makes one kind of error of all that happens while it asks for a token.
-    if "RefreshError" in said or (isinstance(error, refused) and not isinstance(error, passing)):
-        return DestinationError(
-            f"{place}: no credentials that Google accepts were found; run gcloud auth "
-            "application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a key's file"
-        )
-    if isinstance(error, passing):
-        return Unavailable(f"{place} cannot be reached, or cannot serve just now: {said}")
-    if isinstance(error, exceptions.PermissionDenied):
-        return DestinationError(f"{place}: no permission (roles/pubsub.publisher has it): {said}")
-    if isinstance(error, exceptions.NotFound):
-        return DestinationError(f"{place}: there is no such topic: {said}")
-    return DestinationError(f"{place}: {said}")
-
-
-def _said(error: Exception) -> str:
-    """What the service said, without what the client adds for programmers."""
-    cause = getattr(error, "cause", None) or error
-    text = getattr(cause, "message", None) or str(cause)
-    return " ".join(str(text).split())[:300] or type(cause).__name__
