@@ -19,15 +19,14 @@ from tests.pipelines.kafka_jobs import START, TopicJob, events
 from tests.services import kafka
 from tests.services.kafka import Kafka
 from tests.services.prism import prism_location, why_not
+from tests.services.serving import or_skip
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[Kafka]:
-    if said := kafka.why_not():
-        pytest.skip(f"kafka: {said}")
-    with kafka.running() as peer:
+    with or_skip("kafka", kafka.why_not, kafka.running) as peer:
         yield peer
 
 
@@ -280,9 +279,7 @@ def test_a_live_job_that_is_killed_loses_and_doubles_nothing(job, runner, seed):
 
 
 def test_a_broker_that_hangs_dies_and_comes_back_costs_no_record(runner, tmp_path):
-    if said := kafka.why_not():
-        pytest.skip(f"kafka: {said}")
-    with kafka.breakable() as broker:
+    with or_skip("kafka", kafka.why_not, kafka.breakable) as broker:
         job = TopicJob.make(tmp_path / "job", broker.peer)
         job.write(lines="commit_every: 1\nidle: 1s\n")
         waiting = events(2000)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pytest
 
 from tests.services.peers import Peer
-from tests.services.serving import NoServer
+from tests.services.serving import or_skip
 
 Law = Literal[
     "upsert", "any order", "null key", "replace", "one plan", "evolve", "mismatch", "inner types",
@@ -100,13 +100,8 @@ class Known:
     @contextmanager
     def running_or_skip(self) -> Iterator[Any]:
         """:meth:`running`; where the service cannot be had, tests are skipped and say why."""
-        if reason := self.why_not():
-            pytest.skip(f"{self.service}: {reason}")
-        try:
-            with self.running() as peer:
-                yield peer
-        except NoServer as error:
-            pytest.skip(f"{self.service}: {error}")
+        with or_skip(self.service, self.why_not, self.running) as peer:
+            yield peer
 
     @property
     def _module(self) -> Any:

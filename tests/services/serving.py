@@ -6,8 +6,11 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
+
+_Peer = TypeVar("_Peer")
 
 _START_SECONDS = 120
 _END_SECONDS = 10
@@ -63,3 +66,19 @@ def _answers(port: int) -> bool:
     with socket.socket() as asked:
         asked.settimeout(1)
         return asked.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def or_skip(
+    service: str, why_not: Callable[[], str], start: Callable[[], AbstractContextManager[_Peer]]
+) -> Iterator[_Peer]:
+    """A peer that is started; where it cannot be had, tests are skipped and say why."""
+    import pytest  # services are started on their own too
+
+    if reason := why_not():
+        pytest.skip(f"{service}: {reason}")
+    try:
+        with start() as peer:
+            yield peer
+    except NoServer as error:
+        pytest.skip(f"{service}: {error}")

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 from millstream.transforms.read.errors import SourceError, Unavailable
 from millstream.transforms.read.kafka.bounds import TopicState, topic_state
 from millstream.transforms.read.kafka.inputs import KafkaInput, parse_input
@@ -17,7 +16,7 @@ from millstream.transforms.read.kafka.polled import Polled
 from millstream.transforms.read.kafka.reader import KafkaReader
 
 from tests.services import kafka
-from tests.services.serving import NoServer
+from tests.services.serving import or_skip
 
 SECONDS = 60.0
 """How long anything may take."""
@@ -30,13 +29,8 @@ Offsets = dict[int, list[int]]
 @contextmanager
 def broker_or_skip() -> Iterator[kafka.Broker]:
     """A broker of one's own; where there can be none, tests are skipped and say why."""
-    if reason := kafka.why_not():
-        pytest.skip(f"kafka: {reason}")
-    try:
-        with kafka.breakable() as broker:
-            yield broker
-    except NoServer as error:
-        pytest.skip(f"kafka: {error}")
+    with or_skip("kafka", kafka.why_not, kafka.breakable) as broker:
+        yield broker
 
 
 @dataclass

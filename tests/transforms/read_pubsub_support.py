@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import pytest
 from millstream.transforms.carry import Carry, SourceState
 from millstream.transforms.intervals.chain import Chain
 from millstream.transforms.plan import OPEN_END
@@ -19,6 +18,7 @@ from millstream.transforms.read.streams.source import Polled, StreamReader
 from millstream.transforms.runs import RunStore
 
 from tests.services import pubsub
+from tests.services.serving import or_skip
 
 SECONDS = 60.0
 _NUMBERS = itertools.count()
@@ -141,12 +141,5 @@ def payloads(count: int, start: int = 0) -> Sequence[bytes]:
 @contextmanager
 def emulator_or_skip() -> Iterator[pubsub.PubSub]:
     """An emulator of one's own; where there can be none, tests are skipped and say why."""
-    from tests.services.serving import NoServer
-
-    if reason := pubsub.why_not():
-        pytest.skip(f"pubsub: {reason}")
-    try:
-        with pubsub.running() as peer:
-            yield peer
-    except NoServer as error:
-        pytest.skip(f"pubsub: {error}")
+    with or_skip("pubsub", pubsub.why_not, pubsub.running) as peer:
+        yield peer
