@@ -211,6 +211,25 @@ def test_another_attempt_whose_job_is_found_too_late(target: Target, seen: Seen,
     target.assert_holds(events(1, 2))
 
 
+def test_a_job_that_is_there_though_starting_it_failed(target: Target, seen: Seen, monkeypatch):
+    """What fails may be the answer alone, or another may have been quicker."""
+    from google.api_core import exceptions
+    from millstream.transforms.write.bigquery.stage import Loading
+
+    start = Loading.__call__
+
+    def starts_and_fails(self: Loading, job_id: str) -> Any:
+        start(self, job_id)
+        raise exceptions.InternalServerError("Internal error")
+
+    work = target.staged(events(1, 2), query="mode=upsert")
+    monkeypatch.setattr(Loading, "__call__", starts_and_fails)
+    work.do()
+    assert work.held
+    assert len(seen.loads()) == 1
+    target.assert_holds(events(1, 2))
+
+
 def test_a_table_that_is_made_anew_holds_no_token(target: Target, warehouse: service.BigQuery):
     work = target.commit(events(1, 2))
     with warehouse.connected() as client:

@@ -83,6 +83,12 @@ class Jobs:
                     return start(job_id), True
                 except exceptions.Conflict:
                     return self._get(job_id, _FIND_RETRY), False
+                except exceptions.GoogleAPICallError:
+                    # It may be there all the same: what failed may be the answer alone.
+                    job = self._find(job_id)
+                    if job is None:
+                        raise
+                    return job, False
             if not job.error_result:
                 return job, False
         raise AssertionError("there is always a next number")
