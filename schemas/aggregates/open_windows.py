@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ..arrow import WATERMARK
 from .functions import AggregateError
-from .spec import SESSION_END, SLICE_START, WINDOW_END, WINDOW_START, AggregateSpec
+from .spec import CONTRIBUTION, SESSION_END, SLICE_START, WINDOW_END, WINDOW_START, AggregateSpec
 from .states import finalise, group_rows, merge_states, state_schema, visible_schema
 from .windows import Session, Sliding, parse_duration
 
@@ -106,16 +106,16 @@ def close(
     """Close the windows whose end the watermark has reached.
 
     Args:
-        held: states that were kept, of all contributions before.
-        new: states of what came since; none of them is of a slice that is beyond correction.
+        held: states that were kept, of one contribution.
+        new: states of what came since, of the same contribution, sorted, each slice and group once;
+            none of them is of a slice that is beyond correction.
         before: the watermark when ``held`` was kept.
         watermark: the watermark now, not before ``before``.
 
     Raises:
         AggregateOverflow: a result does not fit its type.
     """
-    new = of_one(new, spec)
-    merged = merge_states([held, new] if held is not None else [new], spec)
+    merged = merge_states([held, new], spec) if held is not None and len(held) else new
     panes: dict[Pane, pa.Table] = {"on_time": _between(merged, spec, before, watermark)}
     if trigger.lateness_us and before > NEVER:
         panes["late"] = _again(merged, new, spec, trigger, NEVER, before)
@@ -224,13 +224,18 @@ def _among(windows: pa.Table, wanted: pa.Table, spec: AggregateSpec) -> np.ndarr
     return is_wanted[groups.ids[: len(windows)]]
 
 
-def of_one(states: pa.Table, spec: AggregateSpec, contribution: str = "") -> pa.Table:
-    """States as those of one contribution, each slice and group once."""
+def of_one(states: pa.Table, spec: AggregateSpec) -> pa.Table:
+    """States of any contributions as those of one that has no name, each slice and group once."""
+    return merge_states([contributed(states, spec, "")], spec)
+
+
+def contributed(states: pa.Table, spec: AggregateSpec, contribution: str) -> pa.Table:
+    """The same states under another contribution's name."""
     schema = state_schema(spec)
-    place = schema.get_field_index("contribution")
+    place = schema.get_field_index(CONTRIBUTION)
     field = schema.field(place)
     column = pa.DictionaryArray.from_arrays(np.zeros(len(states), np.int32), [contribution])
-    return merge_states([states.set_column(place, field, column.cast(field.type))], spec)
+    return states.set_column(place, field, column.cast(field.type))
 
 
 def _ends(states: pa.Table, spec: AggregateSpec, *, last: bool) -> np.ndarray:

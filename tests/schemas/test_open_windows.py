@@ -91,7 +91,7 @@ class Stream:
         self.late += [row for row, gone in zip(rows, wanted, strict=True) if gone]
         rows = [row for row, gone in zip(rows, wanted, strict=True) if not gone]
         self.commits += 1
-        new = states_of(rows, self.spec, f"run-{self.commits}")
+        new = states_of(rows, self.spec)
         before = self.watermark
         self.watermark = max(before, self.newest - self.disorder * SECOND)
         if watermark is not None:

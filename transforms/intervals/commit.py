@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from ..write.attempts import PATIENCE_SECONDS
 from ..write.commit import Unbalanced, barrier, explain, failed_record, prepared_output, strays
 from ..write.destination import Output
 from .chain import Chain, Head
-from .windows import FAR, HeldStates, OpenAggregate, close_windows
+from .windows import FAR, HeldStates, NewStates, OpenAggregate, StagedStates, close_windows
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,13 @@ def commit_interval(
     close: bool = False,
     check: Callable[[], object] | None = None,
     states: HeldStates | None = None,
+    new: Mapping[str, NewStates] | None = None,
 ) -> Head:
     """What :class:`CommitInterval` does with everything that came in. May be called again.
 
     Args:
         states: what this process knows of open windows, if it makes many commits.
+        new: the states that came, by aggregate; else they are read from where they are staged.
 
     Raises:
         Unbalanced: before anything is prepared or committed.
@@ -128,7 +130,7 @@ def commit_interval(
     states = states or HeldStates()
     prepared = chain.store.prepared(token)
     if prepared is None:
-        prepared = _balanced(commits, plan, token, carry, facts, close, states)
+        prepared = _balanced(commits, plan, token, carry, facts, close, states, new or {})
     head = chain.commit(prepared, check=check, patience=commits.patience)
     states.turn(head.carry.token)
     for path in _held_paths(carry) - _held_paths(head.carry):
@@ -151,6 +153,7 @@ def _balanced(
     facts: Facts,
     close: bool,
     states: HeldStates,
+    new: Mapping[str, NewStates],
 ) -> Prepared:
     outputs = {output.name: output for output in commits.outputs}
     sources, watermark = advanced(carry, facts.reached, commits.disorder_us)
@@ -165,10 +168,11 @@ def _balanced(
     kept, wrong = {}, []
     for aggregate in commits.aggregates:
         name = aggregate.spec.name
+        staged = [r for r in facts.receipts if r.output == name and r.part == "states"]
         made = close_windows(
             aggregate,
             carry,
-            [r for r in facts.receipts if r.output == name and r.part == "states"],
+            new.get(name) or StagedStates(staged, aggregate.spec, carry.shards),
             [fact for fact in facts.opened if fact.output == name],
             watermark,
             outputs[name],

@@ -10,7 +10,7 @@ positions that are committed, and is passed over.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -21,7 +21,7 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.userstate import BagStateSpec, CombiningValueStateSpec
 from apache_beam.transforms.window import FixedWindows, GlobalWindows
 
-from ...schemas.aggregates.open_windows import of_one
+from ...schemas.aggregates.open_windows import contributed
 from ...schemas.aggregates.states import merge_states, partial_states
 from ...schemas.aggregates.windows import Sliding
 from ...schemas.arrow import SOURCE
@@ -38,7 +38,7 @@ from ..write.stage import StagedFiles, restage
 from .accumulate import LATE, closing_counts, late_letters, without_late
 from .chain import Head, Overtaken
 from .commit import Commits, Facts, commit_interval
-from .windows import HeldStates, OpenAggregate
+from .windows import HeldStates, OpenAggregate, StatesAtHand
 
 FACTS = "facts"
 
@@ -144,7 +144,8 @@ def _listed(group: tuple[int, Any]) -> tuple[int, list[Any]]:
 _PENDING_PARAM = beam.DoFn.StateParam(BagStateSpec("pending", PickleCoder()))
 _COUNT_PARAM = beam.DoFn.StateParam(CombiningValueStateSpec("count", combine_fn=sum))
 _EASE = 4
-"""Commits that follow one another leave so many times as long for reading as they take."""
+"""Commits that follow one another leave so many times as long for reading as they take, if that is
+not longer than commits are to be apart."""
 
 
 class CommitSlicesFn(beam.DoFn):
@@ -205,7 +206,7 @@ class Gathered:
         if self._is_over():
             return True
         since = time.monotonic() - self._committed_at
-        if since < _EASE * self._took:
+        if since < min(_EASE * self._took, every):
             return False
         return (since >= every and self._has_new()) or self._closes_some()
 
@@ -232,8 +233,12 @@ class Gathered:
         plan = msgspec.structs.replace(self._plan, intervals=_intervals(reached), after=carry.token)
         token = commits.chain.begin(plan, carry.sequence + 1)
         ours = Facts.of(f for f in facts if not isinstance(f, SliceStates | Stopped))
-        staged = self._staged_states([f for f in facts if isinstance(f, SliceStates)], token)
-        receipts = [*self._restaged(ours.receipts, token), *staged]
+        states = self._new_states([f for f in facts if isinstance(f, SliceStates)])
+        receipts = [
+            *self._restaged(ours.receipts, token),
+            *self._staged_states(states, token),
+        ]
+        specs = {aggregate.spec.name: aggregate.spec for aggregate in commits.aggregates}
         head = commit_interval(
             commits,
             plan,
@@ -242,6 +247,7 @@ class Gathered:
             ours._replace(receipts=receipts),
             close=commits.close and len(self._over) >= commits.parts,
             states=self._states,
+            new={n: StatesAtHand(t, specs[n], carry.shards) for n, t in states.items()},
         )
         for receipt in ours.receipts:
             storage.delete(receipt.path)
@@ -311,16 +317,24 @@ class Gathered:
         for facts in self.slices:
             yield from (fact.closes for fact in facts if isinstance(fact, Opened))
 
-    def _staged_states(self, states: Sequence[SliceStates], token: Token) -> list[Receipt]:
-        outputs = {output.name: output for output in self._commits.outputs}
-        receipts: list[Receipt] = []
+    def _new_states(self, states: Sequence[SliceStates]) -> dict[str, pa.Table]:
+        """States by aggregate, each slice and group once."""
+        found: dict[str, pa.Table] = {}
         for aggregate in self._commits.aggregates:
             spec = aggregate.spec
             tables = [of_stream(s.stream) for s in states if s.output == spec.name]
             if tables:
-                merged = of_one(merge_states(tables, spec), spec, str(token))
+                found[spec.name] = merge_states(tables, spec)
+        return found
+
+    def _staged_states(self, states: Mapping[str, pa.Table], token: Token) -> list[Receipt]:
+        outputs = {output.name: output for output in self._commits.outputs}
+        receipts: list[Receipt] = []
+        for aggregate in self._commits.aggregates:
+            spec = aggregate.spec
+            if spec.name in states:
                 files = StagedFiles(outputs[spec.name], token, "states")
-                for batch in batches_of(merged):
+                for batch in batches_of(contributed(states[spec.name], spec, str(token))):
                     files.write(batch)
                 receipts += files.close()
         return receipts

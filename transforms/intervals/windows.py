@@ -7,7 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple, Protocol, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -64,6 +64,48 @@ class Given(NamedTuple):
     wrong: list[Imbalance]
 
 
+class NewStates(Protocol):
+    """States of one aggregate that came since the commit before."""
+
+    def of_shard(self, shard: int) -> pa.Table:
+        """Those of a shard, sealed, of one contribution, each slice and group once."""
+        ...
+
+
+class StagedStates:
+    """States in staged files. Those of one shard are in memory at a time."""
+
+    def __init__(self, receipts: Sequence[Receipt], spec: AggregateSpec, shards: int) -> None:
+        self._receipts = receipts
+        self._spec = spec
+        self._shards = shards
+
+    def of_shard(self, shard: int) -> pa.Table:
+        tables = [state_schema(self._spec).empty_table()]
+        for receipt in self._receipts:
+            table = _read(receipt.path, self._spec)
+            tables.append(_shard(table, self._spec, shard, self._shards))
+        return of_one(pa.concat_tables(tables), self._spec)
+
+
+class StatesAtHand:
+    """States in memory: sealed, of one contribution, each slice and group once."""
+
+    def __init__(self, states: pa.Table, spec: AggregateSpec, shards: int) -> None:
+        self._states = states
+        self._spec = spec
+        self._shards = shards
+
+    def of_shard(self, shard: int) -> pa.Table:
+        return _shard(self._states, self._spec, shard, self._shards)
+
+
+def _shard(states: pa.Table, spec: AggregateSpec, shard: int, shards: int) -> pa.Table:
+    if shards == 1:
+        return states
+    return states.filter(pa.array(shard_of(states, spec, shards) == shard))
+
+
 class HeldStates:
     """The states of open windows as they were kept last, for a process that commits repeatedly."""
 
@@ -88,7 +130,7 @@ class HeldStates:
 def close_windows(
     aggregate: OpenAggregate,
     carry: Carry,
-    new: Sequence[Receipt],
+    new: NewStates,
     opened: Iterable[Opened],
     watermark: int,
     output: Output,
@@ -100,7 +142,7 @@ def close_windows(
 
     Args:
         carry: of the commit before.
-        new: staged files of states of what came since.
+        new: states of what came since.
         opened: what went into them.
         output, token: what results are staged for.
         folder: where the states of windows that stay open are kept.
@@ -118,7 +160,7 @@ def close_windows(
         for shard in range(carry.shards):
             held = states.find(carry.token, spec.name, shard)
             is_known = held is not None
-            came = _of_shard(new, shard, carry.shards, spec)
+            came = new.of_shard(shard)
             wrong += _beyond_correction(came, aggregate, carry.watermark)
             closed = close(
                 held if is_known else read_held(before, shard, aggregate, carry.watermark),
@@ -197,16 +239,6 @@ def _read(path: str, spec: AggregateSpec) -> pa.Table:
     with storage.named(path, "read"), storage.open_read(path) as file:
         table = pq.read_table(file, use_threads=False)
     return table.cast(state_schema(spec))
-
-
-def _of_shard(new: Sequence[Receipt], shard: int, shards: int, spec: AggregateSpec) -> pa.Table:
-    tables = []
-    for receipt in new:
-        table = _read(receipt.path, spec)
-        if shards > 1:
-            table = table.filter(pa.array(shard_of(table, spec, shards) == shard))
-        tables.append(table)
-    return of_one(pa.concat_tables(tables) if tables else state_schema(spec).empty_table(), spec)
 
 
 def _passed(
