@@ -58,6 +58,7 @@ setup(
         "iceberg": ["pyiceberg[pyarrow,sql-sqlite]>=0.12"],
         "kafka": ["confluent-kafka[avro,schemaregistry]>=2.6"],
         "delta": ["deltalake>=1.6"],
+        "dask": [BEAM.replace("apache-beam", "apache-beam[dask]")],
         "lookup": ["cachetools>=5.3", "pyrate-limiter>=4.1"],
         "dev": [
             "pytest>=8",
@@ -77,6 +78,7 @@ setup(
             "deltalake>=1.6",
             "cachetools>=5.3",
             "pyrate-limiter>=4.1",
+            "distributed>=2024.4",
             "zstandard>=0.19",
             "ruff>=0.6",
             "pyright[nodejs]>=1.1.380",

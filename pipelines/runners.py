@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import NoReturn
 
 from ..schemas.problems import did_you_mean
@@ -16,6 +17,10 @@ from .logs import say
 LOCAL = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 """Beam's local batch runner by its own name. ``DirectRunner`` is a switch that may download Prism,
 and may run a job a second time on another runner when a first one fails to start."""
+
+DASK = f"{__package__}.dask_runner.DaskRunner"
+"""Beam's runner on Dask, put right."""
+_DASK_NAME = "DaskRunner"
 
 _LOCAL_NAMES = {"", "directrunner", "fnapirunner", LOCAL.lower()}
 TRACEBACK = "MILLSTREAM_TRACEBACK"
@@ -27,16 +32,21 @@ def chosen(flags: list[str]) -> list[str]:
     """The flags with the runner named; ``DirectRunner`` means the local batch runner.
 
     Raises:
-        JobError: an unbounded job on a runner that cannot run one.
+        JobError: an unbounded job on a runner that cannot run one; or the runner is not installed.
     """
-    named, rest = _take(flags, "--runner")
-    if named.lower() not in _LOCAL_NAMES:
+    named, rest = taken(flags, "--runner")
+    on_dask = _is_dask(named)
+    if named.lower() not in _LOCAL_NAMES and not on_dask:
         return [f"--runner={named}", *rest]
     if "--streaming" in rest:
         raise JobError(
             f"--streaming: {named or 'the local runner'} cannot run an unbounded job; "
             "use --runner=PrismRunner"
         )
+    if on_dask:
+        if not _has_dask():
+            raise JobError("DaskRunner: install it with: pip install 'millstream[dask]'")
+        return [f"--runner={DASK}", *rest]
     if named.lower() == "directrunner":
         say("DirectRunner: running on Beam's FnApiRunner")
     return [f"--runner={LOCAL}", *rest]
@@ -47,6 +57,7 @@ def is_streaming(flags: list[str]) -> bool:
     return "--streaming" in flags
 
 
+_UNDIVIDED = "--experiments=prism_disable_sdf_split"
 _FOR_EVER = 10 * 365 * 24 * 3600
 """Seconds."""
 
@@ -57,13 +68,18 @@ def for_streams(flags: list[str]) -> list[str]:
     Beam watches a job of a job server, as Prism is one, for no longer than ``job_server_timeout``,
     which is five minutes by default, and takes it for failed then. On Flink, without
     ``finish_bundle_before_checkpointing`` a checkpoint that comes while the source's first bundle
-    is open leaves its output in a buffer for ever.
+    is open leaves its output in a buffer for ever. Prism divides a bundle that takes its time, even
+    in the middle of a key of a stateful step: it then works on both halves at once, and the state
+    of one is lost. It has to be told to leave that.
     """
     needed = [f"--job_server_timeout={_FOR_EVER}"]
     if not is_prism(flags):
         needed.append("--finish_bundle_before_checkpointing")
     given = {flag.partition("=")[0] for flag in flags}
-    return [*flags, *(flag for flag in needed if flag.partition("=")[0] not in given)]
+    found = [*flags, *(flag for flag in needed if flag.partition("=")[0] not in given)]
+    runner = taken(flags, "--runner")[0].lower()
+    # A job server may be Prism's.
+    return [*found, _UNDIVIDED] if runner in ("prismrunner", "portablerunner") else found
 
 
 def bounded(flags: list[str]) -> list[str]:
@@ -73,23 +89,36 @@ def bounded(flags: list[str]) -> list[str]:
 
 def is_prism(flags: list[str]) -> bool:
     """Whether the job runs on Prism."""
-    return _take(flags, "--runner")[0].lower() == "prismrunner"
+    return taken(flags, "--runner")[0].lower() == "prismrunner"
 
 
 def works_here(flags: list[str]) -> bool:
     """Whether the workers of the job are threads of this process, and of no other."""
-    environment, _ = _take(flags, "--environment_type")
+    environment, _ = taken(flags, "--environment_type")
     loopback = environment == "LOOPBACK" or (is_prism(flags) and not environment)
     return is_single_process(flags) or loopback
 
 
 def is_single_process(flags: list[str]) -> bool:
     """Whether the job runs in this process alone."""
-    mode, _ = _take(flags, "--direct_running_mode")
+    mode, _ = taken(flags, "--direct_running_mode")
     return f"--runner={LOCAL}" in flags and mode in ("", "in_memory")
 
 
-def _take(flags: list[str], name: str) -> tuple[str, list[str]]:
+def _is_dask(runner: str) -> bool:
+    return runner.lower() in (_DASK_NAME.lower(), DASK.lower())
+
+
+def _has_dask() -> bool:
+    return find_spec("distributed") is not None
+
+
+def taken(flags: list[str], name: str) -> tuple[str, list[str]]:
+    """The value of a flag, empty if it is not given, and the other flags.
+
+    Raises:
+        JobError: it is given without a value.
+    """
     value, rest, taking = "", [], False
     for flag in flags:
         if taking:
@@ -122,6 +151,9 @@ def refuse_unknown(flags: list[str], own: list[str]) -> None:
         def error(self, message: str) -> NoReturn:
             raise JobError(message)
 
+    runner, _ = taken(flags, "--runner")
+    if _is_dask(runner) and _has_dask():
+        from apache_beam.runners.dask import dask_runner  # has options of its own  # noqa: F401
     parser = Parser(allow_abbrev=False)
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
@@ -133,8 +165,7 @@ def refuse_unknown(flags: list[str], own: list[str]) -> None:
         name = flag.partition("=")[0]
         known = [*own, *parser._option_string_actions]
         raise JobError(f"no such flag: {name}{did_you_mean(name, known)}")
-    runner, _ = _take(flags, "--runner")
-    names = StandardOptions.KNOWN_RUNNER_NAMES
+    names = [*StandardOptions.KNOWN_RUNNER_NAMES, _DASK_NAME]
     if "." not in runner and runner.lower() not in {name.lower() for name in ("", *names)}:
         hint = did_you_mean(runner, names) or f"; it has {', '.join(names)}"
         raise JobError(f"--runner: Beam has no runner {runner!r}{hint}")

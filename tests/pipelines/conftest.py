@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import pytest
 from millstream.pipelines.cli import main
 
 from tests.pipelines.clicks import Done
+from tests.services import dask as dask_service
 from tests.services import prism as prism_service
+from tests.services.serving import or_skip
 
 
 @pytest.fixture
@@ -50,3 +52,10 @@ def skip_visibly(pytestconfig) -> Callable[[str], NoReturn]:
 def prism(skip_visibly) -> str:
     """The path of Prism. Tests that use it are marked ``service``."""
     return prism_service.prism_location() or skip_visibly(prism_service.why_not())
+
+
+@pytest.fixture(scope="session")
+def dask() -> Iterator[str]:
+    """The address of a Dask cluster. Tests that use it are marked ``service``."""
+    with or_skip("dask", dask_service.why_not, dask_service.running) as address:
+        yield address

@@ -139,6 +139,25 @@ def test_an_error_on_prism_is_told_in_one_line(files, tmp_path, prism):
     assert folder.visible() == []
 
 
+@pytest.mark.service
+def test_dask(files, tmp_path, alone, dask):
+    folder, done = run(
+        files, tmp_path, "--runner=DaskRunner", f"--dask_client_address={dask}", "--shards=3"
+    )
+    assert done.code == exit_codes.OK, done.err
+    assert_same(folder, alone)
+
+
+@pytest.mark.service
+def test_an_error_on_dask_is_told_in_one_line(files, tmp_path, dask):
+    (tmp_path / "file").write_text("in the way", "utf-8")
+    flags = ["--runner=DaskRunner", f"--dask_client_address={dask}"]
+    folder, done = run(files, tmp_path, *flags, f"--output=parquet:{tmp_path}/file/below")
+    assert done.code == exit_codes.FAILED
+    assert_told_last(done, f"cannot write {tmp_path}/file/below/")
+    assert folder.visible() == []
+
+
 def assert_told_last(done: Done, what: str) -> None:
     """Beam's workers log what they like; what failed is the one line that is ours."""
     (ours,) = [line for line in done.err.splitlines() if line.startswith("millstream: ")]
@@ -166,14 +185,21 @@ def test_direct_runner_refuses_an_unbounded_job(files, tmp_path):
     assert not (folder.path / "warehouse").exists()
 
 
+UNDIVIDED = "--experiments=prism_disable_sdf_split"
+
+
 @pytest.mark.parametrize(
     ("flags", "added"),
     [
-        (["--runner=PrismRunner"], ["--job_server_timeout=315360000"]),
-        (["--runner=PrismRunner", "--job_server_timeout=60"], []),
+        (["--runner=PrismRunner"], ["--job_server_timeout=315360000", UNDIVIDED]),
+        (["--runner=PrismRunner", "--job_server_timeout=60"], [UNDIVIDED]),
         (
             ["--runner=FlinkRunner"],
             ["--job_server_timeout=315360000", "--finish_bundle_before_checkpointing"],
+        ),
+        (
+            ["--runner=PortableRunner"],
+            ["--job_server_timeout=315360000", "--finish_bundle_before_checkpointing", UNDIVIDED],
         ),
     ],
 )

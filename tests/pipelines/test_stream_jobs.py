@@ -42,12 +42,12 @@ class StreamJob:
     uri: str
 
     @classmethod
-    def make(cls, path: Path, uri: str = STREAM, lines: str = "") -> StreamJob:
+    def make(cls, path: Path, uri: str = STREAM, lines: str = "", every: float = 1) -> StreamJob:
         folder = JobFolder.make(path)
         job = Path(folder.job)
         text = re.sub(r"input: .*", f"input: {uri}", job.read_text("utf-8"))
         text = text.replace("{fixed: 1m}", "{fixed: 2s}")
-        text += "late: jsonl:warehouse/late\ndisorder: 1s\ncommit_every: 1\n"
+        text += f"late: jsonl:warehouse/late\ndisorder: 1s\ncommit_every: {every}\n"
         job.write_text(text + lines, "utf-8")
         return cls(folder, uri)
 
@@ -217,6 +217,37 @@ def test_a_step_that_gives_up_ends_the_job_and_says_why(prism, tmp_path, monkeyp
     marker.unlink()
     with job.live(prism) as live:
         live.until(job.commits(2), 120)
+    assert live.code == exit_codes.OK, live.said
+    assert job.run("--close_windows") == exit_codes.OK
+    job.assert_exact()
+
+
+SLOW = """
+import time
+from millstream.transforms.intervals import slices
+
+commit = slices.commit_interval
+
+def slowly(*args, **kwargs):
+    time.sleep(3)
+    return commit(*args, **kwargs)
+
+slices.commit_interval = slowly
+
+def through(batch):
+    return batch
+"""
+
+
+def test_slices_that_wait_while_a_commit_takes_its_time_are_not_lost(prism, tmp_path, monkeypatch):
+    """A runner that divides a bundle of a stateful step gives one key to two workers at once."""
+    (tmp_path / "slow_commits.py").write_text(SLOW, "utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    step = 'steps: [{python: "slow_commits:through"}]\n'
+    job = StreamJob.make(tmp_path / "job", lines=step, every=0.01)
+    with job.live(prism) as live:
+        live.until(job.commits(4), 60)
     assert live.code == exit_codes.OK, live.said
     assert job.run("--close_windows") == exit_codes.OK
     job.assert_exact()
