@@ -22,7 +22,8 @@ from .windows import Session, Sliding, parse_duration
 
 PANE = "pane"
 """Column of results that may be given more than once: ``early`` (the window is still open),
-``on_time`` (when it closes), ``late`` (a correction)."""
+``on_time`` (when it closes), ``late`` (a correction), ``retracted`` (a session that was given, and
+has grown or been joined to another since: it is given under its new bounds)."""
 REVISION = "revision"
 """Column of results that may be given more than once: of rows of one window and keys, the greatest
 revision stands."""
@@ -34,7 +35,7 @@ PANES = (
 NEVER = -(1 << 62)
 """A watermark before all times: nothing has been seen."""
 
-Pane = Literal["early", "on_time", "late"]
+Pane = Literal["retracted", "early", "on_time", "late"]
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,10 @@ def trigger(
     """
     lateness = parse_duration(allowed_lateness, "allowed_lateness") if allowed_lateness else 0
     found = Trigger(lateness, early, discarding)
-    if isinstance(spec.window, Session) and found.repeats:
+    if isinstance(spec.window, Session) and found.discarding:
         raise AggregateError(
-            "window.session: a session that has been given may still grow or join another, and the "
-            "row that was given would stay; leave out allowed_lateness and early"
+            "window.session: what has come to a session since it was given may have given it other "
+            "bounds, under which the rest was never given; leave out panes: discarding"
         )
     if discarding and not found.repeats:
         raise AggregateError(
@@ -117,10 +118,15 @@ def close(
     """
     merged = merge_states([held, new], spec) if held is not None and len(held) else new
     panes: dict[Pane, pa.Table] = {"on_time": _between(merged, spec, before, watermark)}
+    again = _sessions_again if isinstance(spec.window, Session) else _again
+    if isinstance(spec.window, Session) and trigger.repeats and held is not None:
+        ended = pa.array(_micros(held[SESSION_END]) <= before)
+        was_given = held if trigger.early else held.filter(ended)
+        panes["retracted"] = _outgrown(was_given, merged, spec)
     if trigger.lateness_us and before > NEVER:
-        panes["late"] = _again(merged, new, spec, trigger, NEVER, before)
+        panes["late"] = again(merged, new, spec, trigger, NEVER, before)
     if trigger.early:
-        panes["early"] = _again(merged, new, spec, trigger, watermark, None)
+        panes["early"] = again(merged, new, spec, trigger, watermark, None)
     keep = _ends(merged, spec, last=True) + trigger.lateness_us > watermark
     return Closed(
         {pane: table for pane, table in panes.items() if len(table)}, merged.filter(pa.array(keep))
@@ -212,6 +218,51 @@ def _again(
     near = (slices >= starts.min()) & (slices < int(_micros(touched[WINDOW_END]).max()))
     windows = finalise(merged.filter(pa.array(near)), spec, merged=True)
     return windows.filter(pa.array(_among(windows, touched, spec)))
+
+
+def _sessions_again(
+    merged: pa.Table,
+    new: pa.Table,
+    spec: AggregateSpec,
+    trigger: Trigger,
+    after: int,
+    until: int | None,
+) -> pa.Table:
+    """What :func:`_again` gives, of sessions: one that is new may lie within one that is longer."""
+    touched = np.zeros(len(merged), bool)
+    touched[_sessions_around(new, merged, spec)] = True
+    ends = _micros(merged[SESSION_END])
+    touched &= ends > after if until is None else (ends > after) & (ends <= until)
+    return finalise(merged.filter(pa.array(touched)), spec, merged=True)
+
+
+def _outgrown(given: pa.Table, merged: pa.Table, spec: AggregateSpec) -> pa.Table:
+    """The sessions, of those that were given, that are part of one with other bounds now."""
+    if not len(given):
+        return visible_schema(spec).empty_table()
+    now = _sessions_around(given, merged, spec)
+    bounds = (SLICE_START, SESSION_END)
+    same = [_micros(given[name]) == _micros(merged[name])[now] for name in bounds]
+    return finalise(given.filter(pa.array(~(same[0] & same[1]))), spec, merged=True)
+
+
+def _sessions_around(parts: pa.Table, merged: pa.Table, spec: AggregateSpec) -> np.ndarray:
+    """For each session of ``parts`` the row of ``merged`` that it is part of.
+
+    Sessions of one key do not overlap in ``merged``: it is the last that begins no later.
+    """
+    both = pa.concat_tables([merged, parts])
+    names = [key.name for key in spec.keys]
+    if names:
+        ids = group_rows([both[name].combine_chunks() for name in names])[0].ids
+    else:
+        ids = np.zeros(len(both), np.int64)
+    is_part = np.arange(len(both)) >= len(merged)
+    order = np.lexsort((is_part, _micros(both[SLICE_START]), ids))
+    latest = np.maximum.accumulate(np.where(is_part[order], -1, np.arange(len(order))))
+    around = np.empty(len(both), np.int64)
+    around[order] = order[latest]
+    return around[len(merged) :]
 
 
 def _among(windows: pa.Table, wanted: pa.Table, spec: AggregateSpec) -> np.ndarray:

@@ -218,6 +218,33 @@ def test_allowed_lateness_corrects_windows_in_a_table(job):
     assert {pane for *_, pane in found} == {"on_time", "late"}
 
 
+def test_sessions_that_grow_are_given_anew_and_their_old_rows_retracted(job):
+    plain = Path(job.job).read_text("utf-8")
+    sessions = plain.replace("{fixed: 1m}", "{session: 45m}")
+    output = "output: duckdb:warehouse.duckdb/page_views?mode=upsert\n    allowed_lateness: 3d"
+    text = sessions.replace("output: parquet:warehouse/page_views", output + "\n    early: true")
+    Path(job.job).write_text(text, "utf-8")
+    files = job.waiting[:4]
+    random.Random(2).shuffle(files)
+    for file in files:
+        file.rename(job.path / "events" / file.name)
+        assert job.run() == exit_codes.OK
+    assert job.run("--close_windows") == exit_codes.OK
+    assert not job.late()
+    columns = "window_start, window_end, page, event_type, events, revenue, visitors"
+    with duckdb.connect(str(job.path / "warehouse.duckdb")) as database:
+        panes = Counter(p for (p,) in database.execute("SELECT pane FROM page_views").fetchall())
+        standing = f"SELECT {columns} FROM page_views WHERE pane <> 'retracted'"
+        found = Counter(map(str, database.execute(standing).fetchall()))
+    assert panes["retracted"] > 0
+    batch = re.sub("until: now|late: .*", "", sessions).replace("warehouse/", "batch/")
+    (job.path / "batch.yaml").write_text(batch, "utf-8")
+    assert main(["ingest", "--job", str(job.path / "batch.yaml")]) == exit_codes.OK
+    with duckdb.connect() as database:
+        batch = f"SELECT {columns} FROM '{job.path}/batch/page_views/*.parquet'"
+        assert found == Counter(map(str, database.execute(batch).fetchall()))
+
+
 def test_early_results_are_told_apart(job):
     text = Path(job.job).read_text("utf-8")
     Path(job.job).write_text(
