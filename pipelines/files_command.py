@@ -74,7 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _live_files(uri: str, part: str) -> Iterator[LiveFile]:
     from ..transforms import storage
     from ..transforms.write.destination import DestinationError, destination
-    from ..transforms.write.files import PRIVATE, FilesDestination, read_manifest
+    from ..transforms.write.files import FilesDestination
+    from ..transforms.write.manifests import PRIVATE, read_manifest
 
     try:
         found = destination(uri)

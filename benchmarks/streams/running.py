@@ -178,7 +178,10 @@ def committed_files(home: Path) -> list[dict[str, Any]]:
     """
     while found := sorted((home / "_millstream" / "manifests").glob("*.json")):
         with suppress(FileNotFoundError):  # a newer one has come, and old ones are tidied away
-            entries = json.loads(found[-1].read_bytes())["entries"]
+            newest = json.loads(found[-1].read_bytes())
+            older = [found[-1].parent / "older" / name for name in newest.get("older", [])]
+            parts = [*(json.loads(path.read_bytes()) for path in older), newest]
+            entries = [entry for part in parts for entry in part["entries"]]
             return [f for entry in entries for f in entry["files"] if f["part"] == "data"]
     return []
 

@@ -31,7 +31,11 @@ class Folder:
         place = self.path / table.removesuffix(_STATES)
         found = []
         for manifest in sorted(place.glob("_millstream/manifests/*.json"))[-1:]:
-            for entry in json.loads(manifest.read_bytes())["entries"]:
+            newest = json.loads(manifest.read_bytes())
+            older = [manifest.parent / "older" / name for name in newest.get("older", [])]
+            parts = [*(json.loads(path.read_bytes()) for path in older), newest]
+            entries = {(e["output"], e["run_id"]): e for p in parts for e in p["entries"]}
+            for entry in entries.values():
                 found += [place / f["path"] for f in entry["files"] if f["part"] == part]
         return pa.concat_tables(
             [_read(path, schema) for path in found] or [schema.empty_table()],

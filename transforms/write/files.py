@@ -1,9 +1,7 @@
 """Files in a folder, and a manifest that names which of them are committed.
 
 Final names follow from run and content, so moving a staged file into place twice is moving it
-once. A manifest is a numbered snapshot of all that is live, created only if its number is free: who
-finds it taken reads the newest and tries again. Readers by manifest see all of a commit or nothing;
-readers by glob see whole files.
+once. Readers by manifest see all of a commit or nothing; readers by glob see whole files.
 """
 
 from __future__ import annotations
@@ -23,57 +21,26 @@ from ..receipts import Part, Receipt
 from .destination import Commit, CommitConflict, Committed, Destination, DestinationError
 from .formats import FORMATS
 from .layout import Layout, parse_layout
+from .manifests import (
+    PRIVATE,
+    Entry,
+    ManifestFile,
+    append,
+    find_entry,
+    read_all,
+    read_manifest,
+    tidy_manifests,
+)
 from .partitions import check_partitions, stripped
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = "millstream.manifest/1"
-PRIVATE = "_millstream"
 STATES_ENDING = "parquet.states"
 """Of files of partial states: ``**/*.parquet``, which readers of partitions write, is not them."""
 SPILL = "_deduplicate"
 """The folder, beside the staged files of a run, for what waits while keys are compared. No output
 has a name that begins so."""
-KEEP = 16
-"""How many manifest snapshots are kept for readers that have just listed them."""
-
-
-class ManifestFile(msgspec.Struct, frozen=True):
-    """A live file. ``path`` is relative to the destination's folder, the partition's included."""
-
-    path: str
-    part: Part
-    rows: int
-    bytes: int
-    sha256: str
-
-
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run has committed to one output.
-
-    ``replaced`` are the files that this commit put out of use; deleting them can be repeated.
-    """
-
-    output: str
-    run_id: str
-    token: str
-    digest: str
-    rows: int
-    files: tuple[ManifestFile, ...] = ()
-    replaced: tuple[str, ...] = ()
-
-
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is live in a folder, as of one version."""
-
-    format: str = FORMAT
-    version: int = 0
-    entries: tuple[Entry, ...] = ()
-
-    def entry(self, output: str, run_id: str) -> Entry | None:
-        """What a run has committed to an output."""
-        return next((e for e in self.entries if (e.output, e.run_id) == (output, run_id)), None)
 
 
 @dataclass(frozen=True)
@@ -111,22 +78,21 @@ class FilesDestination(Destination):
         token, digest = commit.token, commit.digest
         files = _final_files(self, token, commit.receipts)
         while True:
-            manifest = read_manifest(self.home)
-            held = manifest.entry(self.name, token.run_id)
+            manifest, held = find_entry(self.home, self.name, token.run_id)
             if held is None or held.token != str(token) or held.digest != digest:
                 self._refuse_other_content(held, token, files)
                 for receipt, file in files:
                     storage.move(receipt.path, storage.join(self.home, file.path))
                 held = self._entry(token, digest, [file for _, file in files], held)
-                if not _append(self.home, manifest, held):
+                if not append(self.home, manifest, [held]):
                     continue
-                if read_manifest(self.home).entry(self.name, token.run_id) != held:
+                if find_entry(self.home, self.name, token.run_id)[1] != held:
                     continue  # our number had been used and tidied away: nobody reads it
             self._tidy(held)
             return
 
     def committed(self, run_id: str) -> Committed | None:
-        held = read_manifest(self.home).entry(self.name, run_id)
+        _, held = find_entry(self.home, self.name, run_id)
         return held and Committed(Token.parse(held.token), held.digest, held.rows)
 
     def _refuse_other_content(
@@ -164,7 +130,7 @@ class FilesDestination(Destination):
         staged = storage.join(self.staging, entry.run_id)
         storage.delete_folder(storage.join(staged, self.name))
         storage.delete_folder(staged)
-        _delete_old_manifests(self.home)
+        tidy_manifests(self.home)
 
     def withdraw(self, paths: Collection[str]) -> None:
         """Take final files out of the manifest, so that nobody misses them when they are deleted.
@@ -175,11 +141,12 @@ class FilesDestination(Destination):
             paths: in ``home``, as the manifest has them.
         """
         while True:
-            manifest = read_manifest(self.home)
-            entries = tuple(_without(entry, paths) for entry in manifest.entries)
-            if entries == manifest.entries:
-                return _delete_old_manifests(self.home)
-            _write_next(self.home, manifest, entries)
+            manifest, entries = read_all(self.home)
+            fewer = [(entry, _without(entry, paths)) for entry in entries]
+            changed = [new for old, new in fewer if new != old]
+            if not changed:
+                return tidy_manifests(self.home)
+            append(self.home, manifest, changed)
 
     def delete_final(self, path: str) -> None:
         """Delete a final file by its path in ``home``, and partition folders that it leaves empty.
@@ -214,25 +181,6 @@ def open_destination(scheme: str, rest: str, name: str, state: str = "") -> File
     return FilesDestination(uri, name, scheme, home, layout)
 
 
-def read_manifest(folder: str) -> Manifest:
-    """The newest manifest of a folder; an empty one, version 0, if it has none.
-
-    Raises:
-        StorageError: it cannot be read, or is of a later format.
-    """
-    while True:
-        paths = manifests(folder)
-        if not paths:
-            return Manifest()
-        try:
-            data = storage.read_bytes(paths[-1])
-        except storage.StorageError:
-            if manifests(folder)[-1:] == paths[-1:]:
-                raise
-            continue  # tidied away since we listed it: there is a newer one
-        return _decode(paths[-1], data)
-
-
 def live_files(uri: str, part: Part = "data", *, except_run: str = "") -> list[str]:
     """Paths of the committed files of ``parquet:DIR`` and its like, of all outputs and runs.
 
@@ -250,43 +198,9 @@ def live_files(uri: str, part: Part = "data", *, except_run: str = "") -> list[s
     ]
 
 
-def manifests(folder: str) -> list[str]:
-    """Paths of a folder's manifests, the newest last."""
-    return storage.list_files(storage.join(folder, PRIVATE, "manifests"), ".json")
-
-
-def _append(folder: str, manifest: Manifest, entry: Entry) -> bool:
-    """Write the next manifest, with ``entry``; ``False`` if another commit was first."""
-    key = (entry.output, entry.run_id)
-    others = [e for e in manifest.entries if (e.output, e.run_id) != key]
-    return _write_next(folder, manifest, (*others, entry))
-
-
-def _write_next(folder: str, manifest: Manifest, entries: tuple[Entry, ...]) -> bool:
-    """Write the manifest that follows; ``False`` if its number is taken."""
-    following = Manifest(version=manifest.version + 1, entries=entries)
-    path = storage.join(folder, PRIVATE, "manifests", f"{following.version:08d}.json")
-    return storage.write_once(path, msgspec.json.encode(following))
-
-
 def _without(entry: Entry, gone: Collection[str]) -> Entry:
     files = tuple(file for file in entry.files if file.path not in gone)
     return msgspec.structs.replace(entry, files=files)
-
-
-def _delete_old_manifests(folder: str) -> None:
-    for path in manifests(folder)[:-KEEP]:
-        storage.delete(path)
-
-
-def _decode(path: str, data: bytes) -> Manifest:
-    try:
-        manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.DecodeError as exc:
-        raise storage.StorageError(f"cannot read {path}: not a manifest: {exc}", path) from exc
-    if manifest.format != FORMAT:
-        raise storage.StorageError(f"cannot read {path}: format {manifest.format!r}", path)
-    return manifest
 
 
 _ENDINGS = "|".join(map(re.escape, (*FORMATS, STATES_ENDING)))

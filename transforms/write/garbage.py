@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from .. import storage
-from .files import KEEP, PRIVATE, FilesDestination, manifests, read_manifest, run_of
+from .files import FilesDestination, run_of
+from .manifests import KEEP, PRIVATE, manifests, read_manifest, unused_older
 
 _STATES = f"{PRIVATE}/states"
 _STAGED = "staged, never committed"
@@ -46,6 +47,7 @@ def find_garbage(
     yield from _older(storage.list_temporaries(private), before, _HALF_WRITTEN)
     yield from _older(_unnamed(destination, runs), before, "in no manifest")
     yield from _older(manifests(destination.home)[:-KEEP], math.inf, "old manifest")
+    yield from _older(unused_older(destination.home), before, "in no manifest")
 
 
 def find_leftovers(home: str, runs: Mapping[str, bool], before: float) -> Iterator[Garbage]:

@@ -15,8 +15,9 @@ from ...schemas.aggregates.spec import SESSION_END, SLICE_START
 from .. import storage
 from ..links import Links
 from ..runs import RunStore
-from .files import PRIVATE, FilesDestination, read_manifest
+from .files import FilesDestination
 from .garbage import Garbage, look_at
+from .manifests import PRIVATE, read_manifest
 from .tables import TableDestination
 
 LETTER_TIME = "timestamp"

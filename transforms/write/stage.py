@@ -405,7 +405,9 @@ def restage(receipts: Sequence[Receipt], output: Output, token: Token) -> list[R
     Raises:
         StorageError: a file cannot be read or written.
     """
-    files = StagedFiles(output, token, dropped=(WATERMARK,) if output.tables else HIDDEN)
+    # Duplicates are written with their identity, in files too.
+    keeps = output.tables or output.kind == "side"
+    files = StagedFiles(output, token, dropped=(WATERMARK,) if keeps else HIDDEN)
     try:
         for receipt in receipts:
             with storage.named(receipt.path, "read"), storage.open_read(receipt.path) as file:

@@ -213,7 +213,7 @@ def test_another_attempt_whose_job_is_found_too_late(target: Target, seen: Seen,
 
 def test_a_job_that_is_there_though_starting_it_failed(target: Target, seen: Seen, monkeypatch):
     """What fails may be the answer alone, or another may have been quicker."""
-    from google.api_core import exceptions
+    from google.api_core import exceptions  # pyright: ignore[reportMissingImports]
     from millstream.transforms.write.bigquery.stage import Loading
 
     start = Loading.__call__

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from millstream.transforms import storage
 from millstream.transforms.receipts import Receipt, content_digest
-from millstream.transforms.write import files
+from millstream.transforms.write import files, manifests
 from millstream.transforms.write.destination import CommitConflict, Committed, Output, destination
-from millstream.transforms.write.files import FilesDestination, live_files, read_manifest
+from millstream.transforms.write.files import FilesDestination, live_files
+from millstream.transforms.write.manifests import FORMAT, Manifest, read_manifest
 from storage_support import crash_points, interleave
 from write_support import commit, numbers, staged, token
 
@@ -143,10 +144,10 @@ def test_lost_staged_files_are_named(tmp_path):
 
 def test_old_manifests_are_tidied_away(tmp_path):
     to = output(tmp_path)
-    for number in range(files.KEEP + 5):
+    for number in range(manifests.KEEP + 5):
         commit(to, token(f"r{number}"), staged(to, token(f"r{number}"), numbers(number)))
-    assert len(list((tmp_path / "_millstream" / "manifests").iterdir())) == files.KEEP
-    assert rows(tmp_path) == list(range(files.KEEP + 5))
+    assert len(list((tmp_path / "_millstream" / "manifests").iterdir())) == manifests.KEEP
+    assert rows(tmp_path) == list(range(manifests.KEEP + 5))
 
 
 RECEIPTS = st.lists(
@@ -183,7 +184,7 @@ def test_golden_manifest(golden):
     assert isinstance(to, FilesDestination)
     found = [file for _, file in files._final_files(to, token(), receipts)]
     entry = to._entry(token(), content_digest(receipts), found, None)
-    golden("manifest", files.Manifest(version=7, entries=(entry,)))
+    golden("manifest", Manifest(format=FORMAT, version=7, entries=(entry,)))
 
 
 def test_every_crash_can_be_mended(tmp_path_factory):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from millstream.transforms import storage
 from millstream.transforms.plan import Plan
 from millstream.transforms.runs import RunStore
-from millstream.transforms.write import files
+from millstream.transforms.write import files, manifests
 from millstream.transforms.write.destination import Output
 from millstream.transforms.write.files import FilesDestination, live_files, run_of
 from millstream.transforms.write.garbage import (
@@ -181,7 +181,7 @@ def _die_before_the_manifest(job, token):
         raise Crash
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "_append", die)
+        patch.setattr(files, "append", die)
         with pytest.raises(Crash):
             job.commit(token)
 
@@ -283,7 +283,7 @@ def test_old_manifests(tmp_path):
     job = Job(tmp_path, 1)
     job.launch("r1")
     folder = tmp_path / "records/_millstream/manifests"
-    for number in range(2, files.KEEP + 4):
+    for number in range(2, manifests.KEEP + 4):
         shutil.copy(folder / "00000001.json", folder / f"{number:08d}.json")
     found = sweep(job, before=0)
     assert [(reason, Path(path).name) for reason, path in found] == [

@@ -18,7 +18,8 @@ from millstream.transforms.receipts import Receipt, content_digest
 from millstream.transforms.storage import StorageError
 from millstream.transforms.write import stage
 from millstream.transforms.write.destination import DestinationError, Output, destination
-from millstream.transforms.write.files import live_files, read_manifest
+from millstream.transforms.write.files import live_files
+from millstream.transforms.write.manifests import read_manifest
 from millstream.transforms.write.partitions import Partition, encode, parse_partitions, split
 from millstream.transforms.write.stage import StagedFiles, stage_batches
 from storage_support import crash_points

@@ -30,12 +30,13 @@ from millstream.transforms.plan import InputFile, Plan, Token
 from millstream.transforms.receipts import Part, Receipt
 from millstream.transforms.runs import RunRecord, RunStore
 from millstream.transforms.tallies import Tally
-from millstream.transforms.write import files
+from millstream.transforms.write import files, manifests
 from millstream.transforms.write.commit import _balanced, commit_run, complete
 from millstream.transforms.write.destination import Output
 from millstream.transforms.write.duckdb.destination import DuckDbDestination
-from millstream.transforms.write.files import FilesDestination, live_files, read_manifest
+from millstream.transforms.write.files import FilesDestination, live_files
 from millstream.transforms.write.garbage import delete_garbage
+from millstream.transforms.write.manifests import read_manifest
 from millstream.transforms.write.retention import (
     find_completed,
     forget_tokens,
@@ -524,11 +525,11 @@ class TestWithdrawing:
         shop.launch(1)
         to = shop.by_name["dead_letters"].destination
         assert isinstance(to, FilesDestination)
-        for _ in range(files.KEEP):
+        for _ in range(manifests.KEEP):
             manifest = read_manifest(to.home)
-            assert files._write_next(to.home, manifest, manifest.entries)
+            assert manifests.append(to.home, manifest, [])
         withdraw(to, old_letters(to, {"r1"}))
-        assert len(files.manifests(to.home)) == files.KEEP
+        assert len(manifests.manifests(to.home)) == manifests.KEEP
 
     def test_a_number_that_is_taken_meanwhile(self, tmp_path, monkeypatch):
         shop = Shop(tmp_path, ALL_FILES)
@@ -536,14 +537,14 @@ class TestWithdrawing:
         shop.launch(2)
         to = shop.by_name["dead_letters"].destination
         assert isinstance(to, FilesDestination)
-        real, first = files._write_next, old_letters(to, {"r1"})
+        real, first = files.append, old_letters(to, {"r1"})
 
         def slow(*arguments):
-            monkeypatch.setattr(files, "_write_next", real)
+            monkeypatch.setattr(files, "append", real)
             withdraw(to, old_letters(to, {"r2"}))
             return real(*arguments)
 
-        monkeypatch.setattr(files, "_write_next", slow)
+        monkeypatch.setattr(files, "append", slow)
         withdraw(to, first)
         assert shop.table("dead_letters") == Counter()
 

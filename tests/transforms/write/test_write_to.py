@@ -8,7 +8,8 @@ from apache_beam.transforms import window
 from millstream.transforms import write
 from millstream.transforms.plan import PlanError
 from millstream.transforms.write import WriteTo, WriteToJsonLines, WriteToParquet
-from millstream.transforms.write.files import live_files, read_manifest
+from millstream.transforms.write.files import live_files
+from millstream.transforms.write.manifests import read_manifest
 from write_support import numbers
 
 RUNNER = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
