@@ -49,6 +49,6 @@ def decodes(run: Run, origin: Origin, decoder: DecoderOf | None = None) -> Decod
         origin=origin,
         payload=run.keeps_payload,
         unknown_fields=run.job.unknown_fields,
-        disorder_us=going.commits.disorder_us if run.aggregates else None,
+        disorder_us=going.commits.disorder_us if run.needs_watermarks else None,
         decoder=decoder,
     )

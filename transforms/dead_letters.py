@@ -1,4 +1,15 @@
-"""Dead letters: the rows that tell what a refused record was, and why."""
+"""Dead letters: the rows that tell what a refused record was, and why.
+
+``attributes`` hold what it takes to read the payload again (``format``, ``avro.schema``,
+``csv.header`` and the like), and, where a message of a stream was refused as it was read or parsed,
+what the message carried beside it: its key, headers, attributes and times, under names that begin
+with the transport's (each source's ``inputs`` lists them). One name may be there several times, as
+headers may. They are of the transport and no fields of the contract: whatever the contract says of
+fields is not said of them, and who may not read a payload may not read them either.
+
+Dead letters of later stages (a step, a destination that refuses, a record that is late) have none
+of that: it does not travel with records. Their source and position find the message again.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +26,9 @@ from ..schemas.codes import Code
 from ..schemas.contract import Contract
 from ..schemas.dead_letters import SCHEMA, VIOLATION
 from ..schemas.rules import Violation
+
+Attributes = Sequence[tuple[str, str | None]]
+"""Names and values, in an order of their own; a name may be there again."""
 
 
 class Origin(NamedTuple):
@@ -72,6 +86,22 @@ def refused_batch(
         stages=stages,
         attributes=attributes,
     )
+
+
+def with_attributes(letters: pa.RecordBatch, more: Sequence[Attributes]) -> pa.RecordBatch:
+    """Dead letters with attributes of their own behind those that they have.
+
+    Args:
+        more: of each dead letter.
+    """
+    place = letters.schema.get_field_index("attributes")
+    held = letters.column(place).to_pylist()
+    pairs = [
+        [*(ours or ()), *({"key": name, "value": value} for name, value in theirs)] or None
+        for ours, theirs in zip(held, more, strict=True)
+    ]
+    field = SCHEMA.field("attributes")
+    return letters.set_column(place, field, pa.array(pairs, field.type))
 
 
 def region_batch(

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
 import shlex
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from millstream.pipelines import exit_codes
+from millstream.pipelines.cli import main
 
+from tests.pipelines.clicks import JobFolder
 from tests.pipelines.kafka_jobs import START, TopicJob, events
 from tests.services import kafka
 from tests.services.kafka import Kafka
@@ -163,6 +168,35 @@ def test_messages_without_a_value_are_dead_letters(job):
     job.assert_balanced()
 
 
+def test_dead_letters_have_what_messages_carry(job):
+    from confluent_kafka import Producer
+
+    headers: list[tuple[str, str | bytes | None]] = [
+        ("trace", b"one"), ("trace", b"two"), ("id", b"\x00\xff\xfe"), ("none", None),
+    ]  # fmt: skip
+    job.send(events(200))
+    producer = Producer({"bootstrap.servers": job.broker.inner})
+    producer.produce(job.topic, b"{bad", b"k", 0, None, None, 1764417600123, headers)
+    producer.produce(job.topic, b"{too", None, 3, None, None, 1764417600124)
+    assert producer.flush(20) == 0
+    assert job.run() == exit_codes.OK
+    carried = {}
+    for row in job.folder.table("dead_letters", "jsonl"):
+        carried[row["payloadBytes"]] = [(a["key"], a["value"]) for a in row["attributes"]]
+    assert carried.pop(b"{bad") == [
+        ("kafka.key", "k"),
+        ("kafka.timestamp", "1764417600123"),
+        ("kafka.header.trace", "one"),
+        ("kafka.header.trace", "two"),
+        ("kafka.header_base64.id", "AP/+"),
+        ("kafka.header.none", None),
+    ]
+    assert carried.pop(b"{too") == [("kafka.timestamp", "1764417600124")]
+    assert carried
+    assert {name for found in carried.values() for name, _ in found} == {"kafka.timestamp"}
+    job.assert_balanced()
+
+
 def test_a_poison_batch_of_anything_harms_no_other_record(job):
     chance = random.Random(3)
     good = events(100, partitions=[0])
@@ -191,8 +225,6 @@ def test_mistakes_are_told(job, changes, said, capsys):
 
 
 def test_a_stream_without_an_end_is_refused(job, capsys):
-    from millstream.pipelines.cli import main
-
     job.send(events(5))
     text = Path(job.folder.job).read_text("utf-8").replace("late: jsonl:warehouse/late\n", "")
     Path(job.folder.job).write_text(text, "utf-8")
@@ -276,6 +308,48 @@ def test_a_live_job_that_is_killed_loses_and_doubles_nothing(job, runner, seed):
     assert job.run("--close_windows") == exit_codes.OK
     assert job.late() == []
     job.assert_exact()
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_a_batch_runs_up_to_now_and_a_live_job_give_the_same(broker, runner, tmp_path, seed):
+    """Over the same records: as files, by cuts of a topic, and live from it."""
+    chance = random.Random(seed)
+    sent = events(3000, seed=seed)
+    cuts = sorted(chance.sample(range(1, len(sent)), 3))
+    pieces = [sent[a:b] for a, b in itertools.pairwise([0, *cuts, len(sent)])]
+    runs = TopicJob.make(tmp_path / "runs", broker)
+    live = TopicJob(JobFolder.make(tmp_path / "live"), broker, runs.topic)
+    live.write(lines="commit_every: 1\n")
+    with live.live(runner, "--close_windows") as reading:
+        for piece in pieces:
+            runs.send(piece)
+            assert runs.run() == exit_codes.OK
+            count = sum(map(len, runs.sent.values()))
+            reading.until(lambda count=count: live.committed() >= count, 90)
+    assert reading.code == exit_codes.OK, reading.said
+    assert runs.run("--close_windows") == exit_codes.OK
+    batch = JobFolder.make(tmp_path / "batch")
+    job = Path(batch.job)
+    job.write_text(job.read_text("utf-8").replace("{fixed: 1m}", "{fixed: 10s}"), "utf-8")
+    for partition, payloads in runs.sent.items():
+        batch.put(f"{partition}.jsonl", b"\n".join(payloads))
+    assert main(["ingest", "--job", batch.job, "--allow_no_input"]) == exit_codes.OK
+    expected = told(batch)
+    for found in (runs, live):
+        assert found.late() == []
+        found.assert_balanced()
+        assert told(found.folder) == expected
+
+
+def told(folder: JobFolder) -> tuple[Any, ...]:
+    """Records, refusals and windows, and what the ledger has of each output and partition."""
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for row in folder.ledger():
+        place = row["output"], Path(row["source"]).name.removesuffix(".jsonl")
+        of_row = {name: row[name] for name in ("read", "written", "dead", "late")}
+        counts.setdefault(place, Counter()).update(of_row)
+    letters = Counter((letter.payload, letter.codes) for letter in folder.letters().elements())
+    return folder.records(), letters, folder.page_views(), counts
 
 
 def test_a_broker_that_hangs_dies_and_comes_back_costs_no_record(runner, tmp_path):

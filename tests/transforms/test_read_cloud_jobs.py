@@ -3,6 +3,7 @@ any moment, live on Prism, add up to what one batch over all the events gives.""
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import random
 import re
@@ -27,6 +28,7 @@ from tests.services.serving import NoServer
 if reason := pubsub.why_not() or kinesis.why_not():
     pytest.skip(reason, allow_module_level=True)
 
+from apache_beam.portability.api import beam_runner_api_pb2
 from millstream.pipelines import exit_codes
 from millstream.pipelines.cli import main
 
@@ -94,6 +96,13 @@ class StreamJob:
             self.peer.put(self.name, lines)
         self.sent.update(lines)
 
+    def peer_sends(self, payload: bytes, key: str, **attributes: str) -> None:
+        """Send something that has a key and, where the service has any, attributes."""
+        if self.kind == "pubsub":
+            self.peer.publish(self.name, [payload], key, **attributes)
+        else:
+            self.peer.client.put_record(StreamName=self.name, Data=payload, PartitionKey=key)
+
     def run(self, *arguments: str) -> int:
         return main(["ingest", "--job", self.folder.job, "--until=now", *arguments])
 
@@ -145,6 +154,58 @@ def test_runs_add_up_to_one_batch(job, events):
         assert job.run() == exit_codes.OK
     assert job.run("--close_windows") == exit_codes.OK
     job.assert_exact()
+
+
+def test_dead_letters_have_what_messages_carry(job):
+    job.peer_sends(b"{broken", "user 1", colour="red")
+    assert job.run() == exit_codes.OK
+    (letter,) = job.folder.table("dead_letters", "jsonl")
+    assert letter["payloadBytes"] == b"{broken"
+    carried = {pair["key"]: pair["value"] for pair in letter["attributes"]}
+    if job.kind == "pubsub":
+        at = carried.pop("pubsub.publish_time")
+        assert carried == {
+            "pubsub.message_id": letter["position"],
+            "pubsub.ordering_key": "user 1",
+            "pubsub.attribute.colour": "red",
+        }
+    else:
+        at = carried.pop("kinesis.arrival_time")
+        assert len(carried.pop("kinesis.sequence_number")) == 56
+        assert carried == {"kinesis.partition_key": "user 1"}
+    assert abs(dt.datetime.fromisoformat(at).timestamp() - time.time()) < 600
+
+
+def test_on_dataflow_a_subscription_is_read_by_our_own_source(peers, tmp_path, monkeypatch):
+    """Beam's own would acknowledge messages before they are committed."""
+    from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
+    from apache_beam.runners.runner import PipelineResult, PipelineState
+
+    translated = []
+    plain: Any = DataflowRunner.run_pipeline
+
+    def run_pipeline(self: Any, pipeline: Any, options: Any) -> Any:
+        translated.append(plain(self, pipeline, options).job.proto_pipeline)
+        result: Any = PipelineResult(PipelineState.DONE)
+        result.wait_until_finish = lambda duration=None: PipelineState.DONE
+        return result
+
+    monkeypatch.setattr(DataflowRunner, "run_pipeline", run_pipeline)
+    job = StreamJob.make("pubsub", peers["pubsub"], tmp_path / "job")
+    places = [f"--{name}=gs://bucket/{name}" for name in ("temp_location", "staging_location")]
+    flags = ["--dry_run=True", "--no_auth", "--sdk_location=container", *places]
+    where = ["--project=shop", "--region=us-central1"]
+    command = ["ingest", "--job", job.folder.job, "--streaming", "--runner=DataflowRunner"]
+    assert main([*command, *flags, *where]) == exit_codes.OK
+    (pipeline,) = translated
+    urns = Counter(t.spec.urn for t in pipeline.components.transforms.values())
+    assert not [urn for urn in urns if "pubsub" in urn]
+    payloads = [
+        beam_runner_api_pb2.ParDoPayload.FromString(t.spec.payload)
+        for t in pipeline.components.transforms.values()
+        if t.spec.urn == "beam:transform:pardo:v1"
+    ]
+    assert sum(bool(found.restriction_coder_id) for found in payloads) == 1
 
 
 def _open_shard(job: StreamJob) -> str:

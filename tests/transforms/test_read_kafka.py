@@ -16,6 +16,7 @@ from tests.services import kafka
 pytest.importorskip("confluent_kafka", reason="pip install -e '.[dev]'")
 
 from millstream.transforms.read.kafka.bounds import ends, starts, topic_state
+from millstream.transforms.read.kafka.carried import KafkaCarried
 from millstream.transforms.read.kafka.inputs import KafkaInput, parse_input
 from millstream.transforms.read.kafka.polled import Polled
 from millstream.transforms.read.kafka.reader import KafkaReader
@@ -71,9 +72,15 @@ def test_messages_come_with_all_that_they_have(topic: Topic):
     assert (found.partition, found.next) == (0, 4)
     assert found.offsets.to_pylist() == [0, 1, 2, 3]
     assert found.payloads.to_pylist() == [value for value, *_ in said]
-    assert found.timestamps().to_pylist() == [1000, 2000, 3000, 4000]
-    assert found.keys([1, 2, 3]).to_pylist() == [b"k2", None, b""]
-    assert found.headers([0, 1]) == [[("a", b"1"), ("a", None)], []]
+    assert KafkaCarried([("s", found)]).attributes(["s"] * 4, [3, 0, 2, 1]) == [
+        [("kafka.key", ""), ("kafka.timestamp", "4000")],
+        [
+            ("kafka.key", "k1"), ("kafka.timestamp", "1000"),
+            ("kafka.header.a", "1"), ("kafka.header.a", None),
+        ],
+        [("kafka.timestamp", "3000")],
+        [("kafka.key", "k2"), ("kafka.timestamp", "2000")],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("rows", [7, 5000])

@@ -101,14 +101,12 @@ class Played:
 
 
 @contextmanager
-def played(
-    consumer: Played, positions: dict[int, int], *, keep: bool = True
-) -> Iterator[KafkaReader]:
+def played(consumer: Played, positions: dict[int, int]) -> Iterator[KafkaReader]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "LOOK_SECONDS", 1e9)
         patch.setattr(reading, "client_of", lambda input: consumer)
         patch.setattr(reading, "Topic", lambda input: consumer)
-        with KafkaReader(INPUT, positions, keep=keep) as reader:
+        with KafkaReader(INPUT, positions) as reader:
             yield reader
 
 
@@ -133,28 +131,19 @@ def test_columns_have_what_messages_have(given_: list[int], next: int, end: int)
         messages = [message(3, offset) for offset in expected]
         assert some.offsets.to_pylist() == expected
         assert some.payloads.to_pylist() == [m.value() for m in messages]
-        assert some.timestamps().to_pylist() == [n * 10 if n % 2 else None for n in expected]
-        rows = range(some.rows)
-        assert some.keys(rows).to_pylist() == [m.key() for m in messages]
-        assert some.headers(rows) == [[("n", b"%d" % n)] if n else [] for n in expected]
+        assert some.keys(range(some.rows)).to_pylist() == [m.key() for m in messages]
+        for offset in range(-1, 62):
+            found = some.message(offset)
+            offset_of = None if found is None else found.offset()
+            assert offset_of == (offset if offset in expected else None)
     assert polled.upto(end).next == min(polled.next, end)
 
 
-def test_messages_that_are_not_kept_cannot_be_asked():
-    polled = as_columns(3, [message(3, 0), message(3, 1)], 0, keep=False)
-    assert (polled.rows, polled.next, polled.upto(1).rows) == (2, 2, 1)
-    for ask in (polled.timestamps, lambda: polled.keys([0]), lambda: polled.headers([0])):
-        with pytest.raises(LookupError, match="were not kept"):
-            ask()
-
-
-@given(logs, st.data(), st.integers(1, 40), st.booleans())
-def test_all_that_lies_between_two_offsets_is_read_once(
-    logs: list[Log], data: Any, rows: int, keep: bool
-):
+@given(logs, st.data(), st.integers(1, 40))
+def test_all_that_lies_between_two_offsets_is_read_once(logs: list[Log], data: Any, rows: int):
     begin = {p: data.draw(st.integers(0, len(log))) for p, log in enumerate(logs)}
     ends = {p: data.draw(st.integers(0, len(log))) for p, log in enumerate(logs)}
-    with played(Played(logs, sizes(data)), begin, keep=keep) as reader:
+    with played(Played(logs, sizes(data)), begin) as reader:
         found = list(reader.bounded(ends, rows))
         assert reader.positions == {}
     assert offsets(found) == {

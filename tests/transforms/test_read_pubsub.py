@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import os
 import time
 from collections import Counter
-from typing import Any, ClassVar
+from typing import Any
 
-import apache_beam as beam
-import pyarrow as pa
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.pipeline import PipelineVisitor
-from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
 from tests.services import pubsub as service
 
 if reason := service.why_not():
     pytest.skip(f"pubsub: {reason}", allow_module_level=True)
 
-from apache_beam.io.gcp.pubsub import ReadFromPubSub
 from millstream.transforms.carry import SourceState
 from millstream.transforms.intervals.chain import Overtaken
 from millstream.transforms.plan import OPEN_END
 from millstream.transforms.read.errors import SourceError, Unavailable
-from millstream.transforms.read.pubsub import begin, client, leases, native, reader, stream
+from millstream.transforms.read.pubsub import begin, client, leases, reader, stream
 from millstream.transforms.read.pubsub.client import Subscription
 from millstream.transforms.read.pubsub.inputs import parse_input
-from millstream.transforms.read.pubsub.pulled import Pulled
 from millstream.transforms.read.pubsub.stream import PubsubStream
 from read_pubsub_support import FakeChain, Read, Topic, emulator_or_skip, payloads, poll_until
 
@@ -258,17 +252,23 @@ def test_messages_with_one_key_stay_in_order(peer, tmp_path):
         assert [p for p in found if p[:1] == key] == [b"%s%d" % (key, n) for n in range(400)]
 
 
-def test_attributes_and_keys_can_be_asked_for(topic):
+def test_messages_come_with_all_that_they_have(topic):
     topic.send(b"one", b"two", key="k", colour="red")
-    subscription = Subscription(topic.input)
-    pulled = Pulled.of([])
-    deadline = time.monotonic() + 30
-    while len(pulled) < 2 and time.monotonic() < deadline:
-        pulled = Pulled.of([*pulled.received, *subscription.pull()])
-    subscription.close()
-    assert pulled.attributes([1]) == [{"colour": "red"}]
-    assert pulled.ordering_keys([0, 1]) == ["k", "k"]
-    assert (abs(pulled.published / 1e6 - time.time()) < 600).all()
+    with topic.open() as opened:
+        polled = opened.poll(2, 30)
+    assert polled is not None
+    sources = polled.batch.column("_source").to_pylist()
+    positions = polled.batch.column("_position").to_pylist()
+    carried = polled.carried.attributes(sources[::-1], positions[::-1])
+    for said, position in zip(carried, positions[::-1], strict=True):
+        found = dict(said)
+        published = dt.datetime.fromisoformat(found.pop("pubsub.publish_time"))
+        assert abs(published.timestamp() - time.time()) < 600
+        assert found == {
+            "pubsub.message_id": str(position),
+            "pubsub.ordering_key": "k",
+            "pubsub.attribute.colour": "red",
+        }
 
 
 def test_the_latest_is_what_comes_from_now_on(peer, tmp_path):
@@ -332,39 +332,3 @@ def test_a_service_that_does_not_answer(tmp_path, monkeypatch):
         assert topic.committed == Counter([*payloads(10), *payloads(5, 100)])
     finally:
         broken.stop()
-
-
-def test_beams_own_source_gives_the_same_columns(topic):
-    sent = payloads(25)
-    fn = native._Batches(topic.input.source)
-    fn.start_bundle()
-    for n, data in enumerate(sent, 7):
-        message = native.PubsubMessage(data, {}, message_id=str(n), ordering_key="")
-        assert list(fn.process(message)) == []
-    (found,) = fn.finish_bundle()
-    assert found.value.column("_payload").to_pylist() == sent
-    assert found.value.column("_position").to_pylist() == list(range(7, 32))
-    assert set(found.value.column("_source").to_pylist()) == {topic.input.source}
-
-
-def test_beams_own_source_is_a_read_of_the_subscription(topic):
-    options = PipelineOptions(streaming=True)
-    with beam.Pipeline(options=options, runner=Nowhere()) as pipeline:
-        batches: Any = pipeline | native.ReadFromPubsubNatively(topic.input)
-    assert batches.element_type is pa.RecordBatch
-    (read,) = [t for t in Nowhere.seen if isinstance(t, ReadFromPubSub)]
-    assert (read._source.subscription_name, read.with_attributes) == (topic.name, True)
-
-
-class Nowhere(PipelineRunner):
-    """Notes what it was to run."""
-
-    seen: ClassVar[list[Any]] = []
-
-    def run_pipeline(self, pipeline: Any, options: Any) -> Any:
-        class Visitor(PipelineVisitor):
-            def enter_composite_transform(self, transform_node: Any) -> None:
-                Nowhere.seen.append(transform_node.transform)
-
-        pipeline.visit(Visitor())
-        return PipelineResult("DONE")

@@ -16,6 +16,16 @@ What else clients have to know, passwords above all, stands in a file of librdka
 A time is written as ``2026-11-29T12:00:00Z`` and stands for the first message of each partition
 whose time stamp is not before it. Offsets are written as ``0:1200,1:70``; of partitions that are
 not named, ``start`` takes the earliest and ``until`` what there is, so that nothing is left out.
+
+A message that is refused as it is read or parsed has in the ``attributes`` of its dead letter:
+
+- ``kafka.key``, if it has one;
+- ``kafka.timestamp``, in milliseconds since the epoch, if it has one;
+- ``kafka.header.NAME``, one for each header, in their order; null where a header has no value. If
+  the name of one is no UTF-8, the client can read none: ``kafka.headers`` is there, and null.
+
+Bytes that are no UTF-8, or hold a NUL, are base64, under ``kafka.key_base64`` and
+``kafka.header_base64.NAME``. Topic, partition and offset are in ``source`` and ``position``.
 """
 
 from __future__ import annotations

@@ -5,14 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from confluent_kafka import Message
-
-Header = tuple[str, str | bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +20,7 @@ class Polled:
         payloads: the messages' values, ``binary``; null where a message has none (a tombstone).
         next: the offset that is read next: behind the last message, and behind all that lies after
             it and is no message.
-        messages: kept for what few ask for, if they are kept.
+        messages: kept for what few ask for.
     """
 
     partition: int
@@ -38,22 +34,19 @@ class Polled:
         """Messages. There may be none, where ``next`` alone has moved."""
         return len(self.offsets)
 
-    def timestamps(self) -> pa.Array:
-        """Milliseconds since the epoch, ``int64``; null where a message has no time stamp."""
-        pairs = list(map(Message.timestamp, self._kept()))
-        times = np.fromiter(map(itemgetter(1), pairs), np.int64, len(pairs))
-        kinds = np.fromiter(map(itemgetter(0), pairs), np.int8, len(pairs))
-        return pa.array(times, mask=kinds == 0)
-
     def keys(self, rows: Iterable[int]) -> pa.Array:
         """The keys of some messages, by their numbers in the batch; ``binary``."""
-        messages = self._kept()
-        return pa.array([messages[row].key() for row in rows], pa.binary())
+        return pa.array([self.messages[row].key() for row in rows], pa.binary())
 
-    def headers(self, rows: Iterable[int]) -> list[list[Header]]:
-        """The headers of some messages, by their numbers in the batch."""
-        messages = self._kept()
-        return [_pairs(messages[row]) for row in rows]
+    def message(self, offset: int) -> Message | None:
+        """The message that has an offset."""
+        if not self.messages:
+            return None
+        row = offset - (self.messages[0].offset() or 0)  # unless some are missing in between
+        if not 0 <= row < self.rows or self.messages[row].offset() != offset:
+            row = int(np.searchsorted(self.offsets.to_numpy(), offset))
+        is_here = row < self.rows and self.messages[row].offset() == offset
+        return self.messages[row] if is_here else None
 
     def upto(self, end: int) -> Polled:
         """What lies before an offset."""
@@ -65,11 +58,6 @@ class Polled:
             min(self.next, end),
             self.messages[:rows],
         )
-
-    def _kept(self) -> Sequence[Message]:
-        if len(self.messages) < self.rows:
-            raise LookupError("of what was polled, the messages were not kept")
-        return self.messages
 
 
 def by_partition(messages: Sequence[Message]) -> dict[int, Sequence[Message]]:
@@ -89,25 +77,17 @@ def by_partition(messages: Sequence[Message]) -> dict[int, Sequence[Message]]:
     }
 
 
-def as_columns(
-    partition: int, messages: Sequence[Message], next: int, *, keep: bool = True
-) -> Polled:
+def as_columns(partition: int, messages: Sequence[Message], next: int) -> Polled:
     """Messages of one partition as columns.
 
     Args:
         next: the offset that is read next, if none of the messages is behind it.
-        keep: the messages too.
     """
     offsets = _offsets(messages)
     values = pa.array(list(map(Message.value, messages)), pa.binary())
     if messages:
         next = max(next, offsets[-1].as_py() + 1)
-    return Polled(partition, offsets, values, next, messages if keep else ())
-
-
-def _pairs(message: Message) -> list[Header]:
-    headers: Any = message.headers()
-    return list(headers or ())
+    return Polled(partition, offsets, values, next, messages)
 
 
 def _offsets(messages: Sequence[Message]) -> pa.Array:

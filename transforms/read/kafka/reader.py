@@ -54,24 +54,14 @@ class KafkaReader:
     Args:
         positions: the offset to begin at, by partition.
         topic_id: the topic that it has to be; if empty, whichever has the name now.
-        keep: keep the messages, for those who ask for keys, headers or time stamps. Without them it
-            goes faster, since nobody looks through them for garbage.
 
     Raises:
         SourceError: there is no such topic, or it is another one; we are not let in.
         Unavailable: no broker answers.
     """
 
-    def __init__(
-        self,
-        input: KafkaInput,
-        positions: Mapping[int, int],
-        topic_id: str = "",
-        *,
-        keep: bool = True,
-    ) -> None:
+    def __init__(self, input: KafkaInput, positions: Mapping[int, int], topic_id: str = "") -> None:
         self._input = input
-        self._keep = keep
         self._positions: dict[int, int] = {}
         self._room = _ROOM
         self._looked = time.monotonic()
@@ -251,7 +241,7 @@ class KafkaReader:
             if position is None:  # removed meanwhile
                 continue
             end = ends.get(partition, position)
-            polled = as_columns(partition, rows.get(partition, ()), end, keep=self._keep)
+            polled = as_columns(partition, rows.get(partition, ()), end)
             if polled.rows or polled.next > position:
                 self._positions[partition] = polled.next
                 found.append(polled)

@@ -15,6 +15,7 @@ from ...carry import SourceState
 from ...errors import Unavailable
 from ..streams.source import Polled, StreamReader, StreamSource
 from .bounds import Topic
+from .carried import KafkaCarried
 from .inputs import KafkaInput, source_name
 from .polled import Polled as PolledPartition
 from .publisher import Publisher
@@ -71,8 +72,7 @@ class _Reader(StreamReader):
     def __init__(self, stream: KafkaStream, states: Mapping[str, SourceState]) -> None:
         self._stream = stream
         at = {stream.partition(source): state.next for source, state in states.items()}
-        # Nobody asks for keys and headers here, and messages that are kept cost time.
-        self._reader = KafkaReader(stream.input, at, stream.topic_id, keep=False)
+        self._reader = KafkaReader(stream.input, at, stream.topic_id)
         self._known = set(at)
         self._held: set[int] = set()
         self._discovered = time.monotonic()
@@ -137,4 +137,8 @@ class _Reader(StreamReader):
             pa.concat_arrays([some.payloads for some in found]),
         ]
         batch = pa.RecordBatch.from_arrays(columns, schema=PAYLOADS)
-        return Polled(batch, {name: some.next for name, some in zip(names, found, strict=True)})
+        return Polled(
+            batch,
+            {name: some.next for name, some in zip(names, found, strict=True)},
+            carried=KafkaCarried(list(zip(names, found, strict=True))),
+        )

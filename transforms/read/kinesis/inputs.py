@@ -9,6 +9,11 @@ Credentials are those of the environment, as boto3 finds them. Options:
 
 Kinesis deletes records after the stream's retention, and does not say so: run jobs more often.
 Records that the Kinesis Producer Library has aggregated are several in one, and are dead letters.
+
+A record that is refused as it is read or parsed has in the ``attributes`` of its dead letter
+``kinesis.partition_key``, ``kinesis.sequence_number`` and ``kinesis.arrival_time`` (RFC 3339), when
+the service received it. A partition key that holds a NUL is base64, under
+``kinesis.partition_key_base64``.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from ....schemas.arrow import PAYLOADS
 from ...carry import SourceState
 from ..errors import Unavailable
 from ..streams.source import Polled, StreamReader
+from .carried import KinesisCarried
 from .client import CONNECTIONS, DONE, Kinesis, Shard
 from .fetching import OpenShard
 from .inputs import KinesisInput, shard_of
@@ -142,6 +143,7 @@ class KinesisReader(StreamReader):
             _batch([(s.source, begin, records) for s, begin, records in taken]),
             {shard.source: shard.next for shard, _, _ in taken},
             {shard.source: shard.cursor for shard, _, _ in taken},
+            carried=KinesisCarried({s.source: (begin, records) for s, begin, records in taken}),
         )
 
 

@@ -16,6 +16,11 @@ Credentials are those of the environment (application default credentials). Opti
 A subscription is read by one job. With message ordering Pub/Sub may keep the messages of a key
 back until those before them are acknowledged, which they are once they are committed: a run with
 ``until: now`` may then leave some of them to the next one.
+
+A message that is refused as it is read or parsed has in the ``attributes`` of its dead letter
+``pubsub.message_id``, ``pubsub.publish_time`` (RFC 3339), ``pubsub.ordering_key`` if it has one,
+and ``pubsub.attribute.NAME`` for each of its attributes, by their names. A text that holds a NUL is
+base64, under ``pubsub.ordering_key_base64`` and ``pubsub.attribute_base64.NAME``.
 """
 
 from __future__ import annotations

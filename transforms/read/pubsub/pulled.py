@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,13 +68,11 @@ class Pulled:
         payloads = pa.array([one.message.data for one in self.received], pa.binary())
         return pa.RecordBatch.from_arrays([sources, pa.array(self.ids), payloads], schema=PAYLOADS)
 
-    def attributes(self, rows: Iterable[int]) -> list[dict[str, str]]:
-        """The attributes of some messages, by their numbers."""
-        return [dict(self.received[row].message.attributes) for row in rows]
-
-    def ordering_keys(self, rows: Iterable[int]) -> list[str]:
-        """The ordering keys of some messages; empty where there is none."""
-        return [self.received[row].message.ordering_key for row in rows]
+    def messages(self, ids: Sequence[int]) -> list[Any]:
+        """The messages that have some ids, which are all there."""
+        order = np.argsort(self.ids)
+        rows = order[np.searchsorted(self.ids, np.array(ids, np.int64), sorter=order)]
+        return [self.received[row].message for row in rows.tolist()]
 
 
 def concat(pieces: Sequence[Pulled]) -> Pulled:

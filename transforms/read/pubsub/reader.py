@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import Unavailable
 from ..streams.source import Polled, StreamReader
+from .carried import PubsubCarried
 from .client import Subscription
 from .inputs import PubsubInput
 from .leases import Leases
@@ -153,6 +154,7 @@ class PubsubReader(StreamReader):
             {source: self.position},
             receipts=tuple(receipt(some, is_again) for some, is_again in given if len(some)),
             duplicates={source: int(again.sum())},
+            carried=PubsubCarried(new),
         )
 
 

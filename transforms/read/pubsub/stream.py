@@ -8,6 +8,12 @@ committed is written down by their ids, with the very commit (:mod:`.committed`)
   known, and is acknowledged then; the ledger counts it as a duplicate.
 - A process that dies has acknowledged nothing that is not committed: it all comes again.
 - What two processes read at once is committed by one of them: see :meth:`PubsubStream.remember`.
+
+So it is on every runner, also on Dataflow, which puts a source of its own in the place of Beam's
+``ReadFromPubSub``. That one acknowledges a message once the runner holds it, which is before it is
+committed: from then on it is nowhere but in the state of one job. A job that is cancelled, as it is
+when we are told to stop, or whose pipeline cannot be updated, would take it along, and no ledger
+would tell, for ids leave no gap. What is read here comes again instead.
 """
 
 from __future__ import annotations

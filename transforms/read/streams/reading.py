@@ -13,13 +13,13 @@ from ....schemas.arrow import PAYLOAD
 from ....schemas.contract import Contract
 from ....schemas.decoded import Decoded, UnknownFields
 from ...carry import SourceState
-from ...dead_letters import Origin
+from ...dead_letters import Origin, with_attributes
 from ...decoding import Decoding, open_decoding
 from ...event_clock import EventClock
 from ...parse import with_identity
 from ...progress import PROGRESS
 from ...tallies import DEAD_LETTERS
-from .source import Polled
+from .source import Carried, Polled
 
 DecoderOf = Callable[[Origin], Decoding]
 
@@ -70,16 +70,16 @@ class Reading(NamedTuple):
     def put(self, polled: Polled) -> Iterator[pa.RecordBatch | TaggedOutput]:
         """Take what was polled; give what is done of it, and of what came before."""
         PROGRESS.records += polled.batch.num_rows
-        for (batch,), decoded in self.decoding.put((polled.batch,)):
-            yield from self._outputs(batch, decoded)
+        for (batch, carried), decoded in self.decoding.put((polled.batch, polled.carried)):
+            yield from self._outputs(batch, carried, decoded)
 
     def drain(self) -> Iterator[pa.RecordBatch | TaggedOutput]:
         """Give all that is not done yet."""
-        for (batch,), decoded in self.decoding.drain():
-            yield from self._outputs(batch, decoded)
+        for (batch, carried), decoded in self.decoding.drain():
+            yield from self._outputs(batch, carried, decoded)
 
     def _outputs(
-        self, batch: pa.RecordBatch, decoded: Decoded
+        self, batch: pa.RecordBatch, carried: Carried | None, decoded: Decoded
     ) -> Iterator[pa.RecordBatch | TaggedOutput]:
         if decoded.records.num_rows:
             identity = batch if self.decodes.payload else batch.drop_columns([PAYLOAD])
@@ -87,4 +87,12 @@ class Reading(NamedTuple):
             yield self.clock.stamp(records) if self.clock else records
         if decoded.letters is not None:
             PROGRESS.dead += decoded.letters.num_rows
-            yield TaggedOutput(DEAD_LETTERS, decoded.letters)
+            letters = _with_carried(decoded.letters, carried) if carried else decoded.letters
+            yield TaggedOutput(DEAD_LETTERS, letters)
+
+
+def _with_carried(letters: pa.RecordBatch, carried: Carried) -> pa.RecordBatch:
+    """Dead letters of a batch with what their messages carried."""
+    sources = letters.column("source").to_pylist()
+    positions = list(map(int, letters.column("position").to_pylist()))
+    return with_attributes(letters, carried.attributes(sources, positions))

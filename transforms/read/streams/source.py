@@ -9,6 +9,18 @@ from typing import NamedTuple, Protocol, Self
 import pyarrow as pa
 
 from ...carry import SourceState
+from ...dead_letters import Attributes
+
+
+class Carried(Protocol):
+    """What messages of a batch carry beside their payloads: keys, headers, times.
+
+    Nobody looks at it for records that are fine: nothing is to be made of it before it is asked.
+    """
+
+    @abstractmethod
+    def attributes(self, sources: Sequence[str], positions: Sequence[int]) -> list[Attributes]:
+        """What some records of the batch carried, as their dead letters tell it."""
 
 
 class Polled(NamedTuple):
@@ -19,6 +31,7 @@ class Polled(NamedTuple):
     record, over positions that hold none. ``cursors`` are what a service wants to be told to go on
     from there, where that is no number; ``receipts`` what it is to be told once all is committed.
     ``duplicates`` counts, by source, records that were read before, and are not given again.
+    ``carried`` is what a transport has beside payloads.
     """
 
     batch: pa.RecordBatch
@@ -26,6 +39,7 @@ class Polled(NamedTuple):
     cursors: Mapping[str, str] | None = None
     receipts: tuple[str, ...] = ()
     duplicates: Mapping[str, int] | None = None
+    carried: Carried | None = None
 
 
 class StreamReader(Protocol):
