@@ -173,6 +173,7 @@ class _Sweep:
 
     def garbage(self, outputs: Sequence[Output], before: float) -> None:
         """What dead attempts left behind."""
+        from ..transforms.intervals.keys import find_unnamed
         from ..transforms.write.files import FilesDestination
         from ..transforms.write.garbage import (
             find_garbage,
@@ -183,6 +184,7 @@ class _Sweep:
 
         home = self._store.home
         self._delete(home, find_leftovers(home, self._runs, before))
+        self._delete(home, find_unnamed(self._store, before))
         folders = [staging_of(home)]
         for output in outputs:
             to = output.destination

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -29,10 +29,14 @@ from ..transforms.runs import RunRecord, RunStore
 from ..transforms.stage_result import StageResult
 from ..transforms.write.commit import CommitRun, refuse_shared
 from ..transforms.write.destination import Output
-from ..transforms.write.files import PRIVATE, SPILL, live_files
+from ..transforms.write.files import SPILL, live_files
 from ..transforms.write.formats import BRIEF
+from ..transforms.write.manifests import PRIVATE
 from ..transforms.write.stage import Stage
 from .job import Job
+
+if TYPE_CHECKING:
+    from ..transforms.intervals.keys import Horizon
 
 RECORDS = "records"
 DEAD_LETTERS = "dead_letters"
@@ -48,11 +52,13 @@ SHARDS = 4
 @dataclass(frozen=True)
 class Endless:
     """How a run goes on for ever: by how many workers at once a stream is read, how, and after how
-    many seconds what has been read is committed in any case."""
+    many seconds what has been read is committed in any case. ``once`` says that the runner does
+    nothing twice: with a bundle the whole pipeline fails."""
 
     parts: int
     pace: Pace
     every: float
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,11 @@ class Run:
     def spill(self) -> str:
         """The folder for what waits while keys are compared."""
         return storage.join(self.store.home, PRIVATE, "staging", self.token.run_id, SPILL)
+
+    @property
+    def needs_watermarks(self) -> bool:
+        """Whether it matters how far event time has come where a record was read."""
+        return bool(self.aggregates) or self.job.deduplicate == "horizon"
 
     @property
     def keeps_payload(self) -> bool:
@@ -214,7 +225,7 @@ def _read(pipeline: beam.Pipeline, run: Run, flow: _Flow) -> Any:
 
 
 def _read_on(pipeline: beam.Pipeline, run: Run, flow: _Flow) -> Any:
-    """Records that keep the contract, each with its watermark if there are aggregates."""
+    """Records that keep the contract, each with its watermark if that matters."""
     going = run.goes_on
     assert going is not None
     if going.read is not None:
@@ -223,7 +234,7 @@ def _read_on(pipeline: beam.Pipeline, run: Run, flow: _Flow) -> Any:
         flow.dead("Read", result.dead_letters)
         return result.records
     records = _read(pipeline, run, flow)
-    if not run.aggregates or run.contract.event_time is None:
+    if not run.needs_watermarks or run.contract.event_time is None:
         return records
     disorder_us = going.commits.disorder_us
     stamp = StampFiles(run.contract.event_time, disorder_us, going.states)
@@ -266,6 +277,9 @@ def _reader(run: Run, payload: bool, origin: Origin) -> beam.PTransform:
 
 
 def _deduplicated(records: Any, run: Run, flow: _Flow) -> Any:
+    going = run.goes_on
+    if going is not None and going.commits.horizon is not None:
+        return _deduplicated_within(records, going.commits.horizon, going, run, flow)
     from ..transforms.deduplicate import Deduplicate
 
     taken = []
@@ -280,6 +294,38 @@ def _deduplicated(records: Any, run: Run, flow: _Flow) -> Any:
         shards=run.job.shards or SHARDS,
     )
     flow.facts.append(found.tallies)
+    flow.stage(found.duplicates, "StageDuplicates", DUPLICATES, keep_identity=True)
+    return found.records
+
+
+def _deduplicated_within(
+    records: Any, horizon: Horizon, going: GoesOn, run: Run, flow: _Flow
+) -> Any:
+    chain, carry = going.commits.chain, going.carry
+    found: Any
+    if going.endless:
+        from ..transforms.intervals.duplicates import DeduplicateSlices
+
+        parts = going.endless.parts
+        reader = str(run.token) if going.endless.once and parts == 1 else ""
+        distinct = DeduplicateSlices(horizon, chain.carry, shards=parts, reader=reader)
+        found = records | "Deduplicate" >> distinct
+        flow.facts.append(found.facts)
+    else:
+        from ..transforms.deduplicate.within import DeduplicateWithin
+        from ..transforms.intervals.keys import keys_folder
+
+        found = records | "Deduplicate" >> DeduplicateWithin(
+            horizon.key,
+            event_time=horizon.event_time,
+            horizon_us=horizon.us,
+            spill=run.spill,
+            folder=keys_folder(chain.store.home),
+            kept=carry.keys.files if carry.keys else (),
+            kinds=horizon.kinds,
+            shards=carry.shards,
+        )
+        flow.facts += [found.tallies, found.keys]
     flow.stage(found.duplicates, "StageDuplicates", DUPLICATES, keep_identity=True)
     return found.records
 

@@ -15,13 +15,14 @@ from . import exit_codes, runners
 from .execute import execute, settled
 from .job import Job, Places
 from .logs import say
-from .prepare import job_duration
+from .prepare import job_duration, job_horizon
 from .sources import Planned, Source
 
 if TYPE_CHECKING:
     from ..schemas.aggregates.open_windows import Trigger
     from ..transforms.intervals.chain import Chain, Head
     from ..transforms.intervals.commit import Commits
+    from ..transforms.intervals.keys import Horizon
     from ..transforms.intervals.windows import OpenAggregate
     from .graph import Run
 
@@ -49,6 +50,7 @@ def run_on(
     from .streaming import repeat
 
     job = run.job
+    horizon = job_horizon(job, run.contract, places)
     aggregates = tuple(OpenAggregate(spec, triggers[spec.name]) for spec in run.aggregates)
     chain = Chain(run.store)
 
@@ -57,7 +59,7 @@ def run_on(
 
             def run_once(run: Run) -> int:
                 head = chain.head(check=lock.check, patience=job.retry_seconds)
-                going = _Going(run, chain, head, aggregates, disorder_us, places)
+                going = _Going(run, chain, head, aggregates, disorder_us, horizon, places)
                 return going.run(source, flags, time.monotonic(), quiet=follows)
 
             return repeat(run, run_once) if follows else run_once(run)
@@ -74,6 +76,7 @@ class _Going:
     head: Head | None
     aggregates: tuple[OpenAggregate, ...]
     disorder_us: int
+    horizon: Horizon | None
     places: Places
 
     def run(self, source: Source, flags: list[str], started: float, *, quiet: bool) -> int:
@@ -83,6 +86,7 @@ class _Going:
         job = self.base.job
         carry = self.head.carry if self.head else Carry(shards=job.shards or SHARDS)
         self._check_windows(carry)
+        self._check_keys(carry)
         planned = source.plan(carry)
         closes = job.close_windows and any(w.records for w in carry.aggregates.values())
         if runners.is_streaming(flags):
@@ -108,7 +112,8 @@ class _Going:
         # On Prism it costs some milliseconds to begin a slice, on others about a second.
         slices = (0.2, 1.0) if runners.is_prism(flags) else (2.0, 10.0)
         pace = Pace(*slices, poll_rows=job.poll_rows, idle_seconds=idle)
-        endless = Endless(parts, pace, job.commit_every)
+        once = runners.is_prism(flags) and runners.works_here(flags)
+        endless = Endless(parts, pace, job.commit_every, once)
         commits = replace(self._commits(job, planned), parts=parts)
         going = GoesOn(commits, carry, planned.read, endless)
         return replace(self.base, token=token, goes_on=going)
@@ -137,6 +142,7 @@ class _Going:
             aggregates=self.aggregates,
             disorder_us=self.disorder_us,
             late=LATE if job.late else "",
+            horizon=self.horizon,
             source=planned.stream,
             close=job.close_windows,
             patience=job.retry_seconds,
@@ -157,6 +163,23 @@ class _Going:
             said = f"the aggregate {name!r} {what}, and {rows} records are in its open windows: "
             said += "run the job as it was once with close_windows, or give the aggregate another "
             raise self.places.error(("aggregates",), said + "name")
+
+    def _check_keys(self, carry: Carry) -> None:
+        """See that records can be held against the keys that were kept before.
+
+        Raises:
+            JobError: the key has become another.
+        """
+        kept, horizon = carry.keys, self.horizon
+        if not kept or not horizon or (kept.key, kept.kinds) == (horizon.key, horizon.kinds):
+            return
+        before, now = (
+            ", ".join(f"{name} ({kind})" for name, kind in zip(some.key, some.kinds, strict=True))
+            for some in (kept, horizon)
+        )
+        said = f"the primary key is {now}, and the keys that were kept before are {before}: these "
+        said += "cannot be compared. To forget them, run the job once without deduplicate"
+        raise self.places.error(("deduplicate",), said)
 
 
 def _carried(carry: Carry, planned: Planned, seen: str) -> Carry:

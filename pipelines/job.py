@@ -92,10 +92,16 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         Literal["auto", "gzip", "bzip2", "zstd", "xz", "none"], "auto: by the file names' ending"
     ] = "auto"
     deduplicate: Annotated[
-        Literal["no", "run", "committed"],
-        "records of one primary key: let all pass, keep the first of the run, or keep none that "
-        "another run has committed to the output",
+        Literal["no", "run", "committed", "horizon"],
+        "records of one primary key: let all pass, keep the first of the run, keep none that "
+        "another run has committed to the output, or, with until or --streaming, keep none of "
+        "which another was kept within the horizon",
     ] = "no"
+    horizon: Annotated[
+        str | None,
+        "with deduplicate: horizon: records of one key whose event times are less apart, as 24h, "
+        "are duplicates; keys are remembered for twice as long",
+    ] = None
     steps: Annotated[
         list[StepJob],
         "what happens to records before they are written, as YAML: sql, python, enrich, lookup",
@@ -329,10 +335,20 @@ def check_going_on(job: Job, streaming: bool, places: Places) -> None:
         for key in ("late", "close_windows"):
             if getattr(job, key):
                 raise places.error((key,), "is for jobs that go on: say until: now")
-        return
-    if streaming and job.deduplicate == "run":
-        said = "a stream has no end at which all its records could be compared; leave it out"
+        if job.deduplicate == "horizon":
+            said = "horizon is for jobs that go on (until: now, or --streaming): in one that ends "
+            raise places.error(("deduplicate",), said + "say deduplicate: run")
+    if job.horizon and job.deduplicate != "horizon":
+        raise places.error(("horizon",), "is of no use without deduplicate: horizon")
+    if job.deduplicate == "horizon" and not job.horizon:
+        said = "say too how far apart records of one key are that are none, as horizon: 24h"
         raise places.error(("deduplicate",), said)
+    if not job.until and not streaming:
+        return
+    endless = streaming and any(uri.partition("://")[0] in STREAMS for uri in job.input)
+    if (streaming and job.deduplicate == "run") or (endless and job.deduplicate == "committed"):
+        said = "a stream has no end at which all its records could be compared: say deduplicate: "
+        raise places.error(("deduplicate",), said + "horizon, and horizon: 24h, or how long it is")
     if job.until and streaming:
         said = "a stream that is read up to now ends: leave out until, or --streaming"
         raise places.error(("until",), said)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..schemas.aggregates.open_windows import Trigger
     from ..schemas.aggregates.spec import AggregateSpec
     from ..schemas.table import Table
+    from ..transforms.intervals.keys import Horizon
     from ..transforms.receipts import Part
     from ..transforms.runs import RunStore
     from ..transforms.write.destination import Output, OutputKind
@@ -58,6 +59,9 @@ def job_steps(job: Job, contract: Contract, places: Places) -> Steps:
 
     if job.deduplicate != "no" and not contract.primary_key:
         raise places.error(("deduplicate",), f"the contract {contract.name} has no primary key")
+    if job.deduplicate == "horizon" and not contract.event_time:
+        said = f"the contract {contract.name} has no event time, by which a horizon is measured"
+        raise places.error(("deduplicate",), said)
     if job.duplicates and job.deduplicate == "no":
         raise places.error(("duplicates",), "nothing is a duplicate without deduplicate: run")
     if job.deduplicate == "committed" and not (job.output or "").startswith("parquet:"):
@@ -160,6 +164,31 @@ def job_duration(job: Job, key: str, places: Places) -> int:
         return parse_duration(text, key)
     except AggregateError as error:
         raise places.error((key,), str(error).removeprefix(f"{key}: ")) from None
+
+
+def job_horizon(job: Job, contract: Contract, places: Places) -> Horizon | None:
+    """Which records of a job are duplicates, if it goes by a horizon.
+
+    Raises:
+        JobError: it is no duration, or keys cannot be made of the contract's.
+    """
+    if job.deduplicate != "horizon" or contract.event_time is None:
+        return None
+    import pyarrow as pa
+
+    from ..schemas.arrow import batch_schema
+    from ..schemas.keys import KeyColumnError, hash_keys
+    from ..transforms.intervals.keys import Horizon
+
+    us = job_duration(job, "horizon", places)
+    if us < 1:
+        raise places.error(("horizon",), f"expected more than nothing, got {job.horizon!r}")
+    try:
+        nothing = pa.RecordBatch.from_pylist([], batch_schema(contract))
+        hashes = hash_keys(nothing, contract.primary_key)
+    except KeyColumnError as error:
+        raise places.error(("deduplicate",), str(error)) from None
+    return Horizon(contract.primary_key, hashes.kinds, contract.event_time, us)
 
 
 def job_inputs(job: Job, places: Places) -> list[InputFile]:
@@ -462,6 +491,8 @@ def _widening(job: Job, steps: Steps, uris: dict[str, str]) -> dict[str, str]:
         settings["late"] = uris[LATE]
     if job.deduplicate != "no":
         settings["deduplicate"] = job.deduplicate
+    if job.horizon:
+        settings["horizon"] = job.horizon
     if DUPLICATES in uris:
         settings["duplicates"] = uris[DUPLICATES]
     if job.steps:

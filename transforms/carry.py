@@ -10,6 +10,7 @@ import msgspec
 from ..schemas.aggregates.open_windows import NEVER
 
 CARRY_FORMAT = "millstream.carry/1"
+KEYS_FORMAT = "millstream.keys/1"
 
 
 class SourceState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -56,11 +57,37 @@ class OpenWindows(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         return {source: sum(n for _, n in closing) for source, closing in self.records.items()}
 
 
+class KeyFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of keys that were kept, in the run store: see ``deduplicate.key_files``.
+
+    The event times of half of them are not after ``middle``, and of none after ``newest``.
+    """
+
+    path: str
+    shard: int
+    rows: int
+    middle: int
+    newest: int
+
+
+class KeptKeys(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Keys that were kept so lately that a record may still be their duplicate.
+
+    Only with hashes of the same ``key`` (names of fields) and ``kinds`` can they be compared.
+    """
+
+    format: str = KEYS_FORMAT
+    key: tuple[str, ...]
+    kinds: tuple[str, ...]
+    files: tuple[KeyFile, ...] = ()
+
+
 class Carry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a commit leaves to the next one. ``sequence`` counts commits from 1.
 
     ``watermark`` is where windows are closed up to; ``topics`` are what streams are known by, to
-    tell when one has been made anew; ``seen`` is the file that lists the input files read so far.
+    tell when one has been made anew; ``seen`` is the file that lists the input files read so far;
+    ``keys`` are what records are duplicates of.
     """
 
     format: str = CARRY_FORMAT
@@ -72,6 +99,13 @@ class Carry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     aggregates: dict[str, OpenWindows] = {}
     topics: dict[str, str] = {}
     seen: str = ""
+    keys: KeptKeys | None = None
+
+    @property
+    def held_paths(self) -> set[str]:
+        """Files that a later commit needs."""
+        paths = {file.path for windows in self.aggregates.values() for file in windows.files}
+        return paths | {file.path for file in (self.keys.files if self.keys else ())}
 
 
 class Reached(NamedTuple):
@@ -110,6 +144,16 @@ class Opened(NamedTuple):
     source: str
     closes: int
     rows: int
+
+
+class NewKeys(NamedTuple):
+    """Keys that a slice of a stream kept: see ``TimedKeys.to_bytes``. ``memory`` names that of the
+    worker that judged. If that was the runner's state of a shard, ``version`` is of which version
+    it was."""
+
+    keys: bytes
+    memory: str = ""
+    version: bytes = b""
 
 
 def advanced(

@@ -13,7 +13,7 @@ import msgspec
 import pyarrow as pa
 from millstream.schemas.aggregates.open_windows import Trigger
 from millstream.schemas.aggregates.spec import aggregate_spec
-from millstream.schemas.arrow import batch_schema
+from millstream.schemas.arrow import WATERMARK, batch_schema
 from millstream.schemas.contract import Contract, Field
 from millstream.transforms.carry import Carry, Reached, SourceState
 from millstream.transforms.dead_letters import Origin
@@ -21,6 +21,7 @@ from millstream.transforms.event_clock import EventClock
 from millstream.transforms.intervals.accumulate import LATE
 from millstream.transforms.intervals.chain import Chain
 from millstream.transforms.intervals.commit import Commits
+from millstream.transforms.intervals.keys import Horizon
 from millstream.transforms.intervals.slices import (
     FACTS,
     AccumulateSlices,
@@ -83,18 +84,24 @@ class Reader:
 
     def _facts(self, source: str, start: int, rows: list[Row], clock: EventClock) -> Slice:
         batch = clock.stamp(batch_of(source, start, rows))
-        staged = StagedFiles(self.outputs["records"], self._token, format=BRIEF)
-        staged.write(batch)
-        facts: Slice = [Tally(source, "read", len(rows)), *staged.close()]
+        return [Tally(source, "read", len(rows)), *self.written(batch)]
+
+    def written(self, batch: pa.RecordBatch) -> Slice:
+        """The facts of records that go to all outputs."""
+        facts = self.staged("records", batch)
         for out in AccumulateSlices(OpenAggregate(SPEC, Trigger()), ORIGIN).process(batch):
             if out.tag == FACTS:
                 facts.append(out.value)
             else:
                 assert out.tag == LATE
-                late = StagedFiles(self.outputs["late"], self._token, format=BRIEF)
-                late.write(out.value)
-                facts += late.close()
+                facts += self.staged("late", out.value)
         return facts
+
+    def staged(self, output: str, batch: pa.RecordBatch) -> Slice:
+        """The facts of rows that go to one output."""
+        staged = StagedFiles(self.outputs[output], self._token, dropped=(WATERMARK,), format=BRIEF)
+        staged.write(batch)
+        return [*staged.close()]
 
 
 def batch_of(source: str, start: int, rows: list[Row]) -> pa.RecordBatch:
@@ -113,18 +120,21 @@ def batch_of(source: str, start: int, rows: list[Row]) -> pa.RecordBatch:
 class Job:
     """The committing end of a job, in a folder, and what it has made visible."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, horizon: Horizon | None = None) -> None:
         self.outputs = {
             "records": Output("records", f"jsonl:{path}/records"),
             "views": Output("views", f"jsonl:{path}/views", "aggregates"),
             "late": Output("late", f"jsonl:{path}/late", "side"),
         }
+        if horizon:
+            self.outputs["duplicates"] = Output("duplicates", f"jsonl:{path}/duplicates", "side")
         self.commits = Commits(
             chain=Chain(RunStore(str(path / "ledger"))),
             outputs=tuple(self.outputs.values()),
             ledger_uri=f"jsonl:{path}/ledger",
             aggregates=(OpenAggregate(SPEC, Trigger()),),
             late="late",
+            horizon=horizon,
             close=True,
         )
         self.plan = Plan("job", "i", "1", "d" * 64)

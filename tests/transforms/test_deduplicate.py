@@ -289,11 +289,11 @@ def test_one_key_very_often(tmp_path, monkeypatch):
     records = [record("a", ts=-i % 7, position=i) for i in range(1000)]
     held = []
 
-    def high(part, first, last, read=resolve._high):
+    def high(part, first, last, read=resolve.highs_of):
         held.append(len(read(part, first, last)))
         return read(part, first, last)
 
-    monkeypatch.setattr(resolve, "_high", high)
+    monkeypatch.setattr(resolve, "highs_of", high)
     path = _parquet(tmp_path, {"id": ["a"] * 500, "n": [1] * 500})
     batches = [batch_of(records[i : i + 50]) for i in range(0, 1000, 50)]
     Deduplicated([batches], str(tmp_path / "s")).check(records)
@@ -307,11 +307,11 @@ def test_sub_ranges_stay_under_their_limit(tmp_path, monkeypatch):
     records = [record(f"{i % 900}", position=i) for i in range(1200)]
     held = Counter()
 
-    def high(part, first, last, read=resolve._high):
+    def high(part, first, last, read=resolve.highs_of):
         held[part.shard, first] += len(found := read(part, first, last))
         return found
 
-    monkeypatch.setattr(resolve, "_high", high)
+    monkeypatch.setattr(resolve, "highs_of", high)
     bundles = [[batch_of(records[i : i + 300])] for i in range(0, 1200, 300)]
     Deduplicated(bundles, str(tmp_path)).check(records)
     assert sum(held.values()) == 1200

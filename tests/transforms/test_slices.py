@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from millstream.schemas.aggregates.open_windows import NEVER
 from millstream.transforms.carry import Stopped
+from millstream.transforms.intervals import chain as chain_module
 from millstream.transforms.intervals import slices as slices_module
-from millstream.transforms.intervals.chain import Overtaken
-from millstream.transforms.intervals.slices import (
-    CommitSlicesFn,
-)
+from millstream.transforms.intervals.chain import Overtaken, run_id_of
+from millstream.transforms.intervals.slices import CommitSlicesFn, Missing
 from millstream.transforms.write.commit import Unbalanced
 
 from tests.transforms.slices_support import Clock, Job, Reader, Slice, Topic
@@ -112,6 +111,21 @@ def test_what_is_ahead_waits(job):
     assert job.commit(third, first) == [third]
     assert job.commit(third, second) == []
     assert len(job.rows("records")) == 24
+
+
+def test_a_slice_that_never_comes_is_told(job, clock):
+    reader = job.reader(TOPIC)
+    reader.read({"p/0": 5, "p/1": 3})  # and lost
+    gathered = job.gathered()
+    gathered.add(reader.read({"p/0": 5, "p/1": 3}))
+    list(gathered.commit())
+    clock.now += 599
+    gathered.add(reader.read({"p/0": 2}))
+    list(gathered.commit())
+    clock.now += 2
+    with pytest.raises(Missing, match="p/1: positions 0 to 3 have been read and did not come"):
+        list(gathered.commit())
+    assert len(gathered.slices) == 2
 
 
 def test_a_slice_that_is_partly_committed_is_refused(job):
@@ -280,6 +294,24 @@ def test_a_slice_that_waits_for_one_before_it_is_kept_by_the_runner(job, clock):
     runner.give(reader.rest())
     runner.give([Stopped(0)])
     job.assert_exact(TOPIC)
+
+
+def test_states_of_a_shard_without_news_outlive_the_commits_that_are_kept(job, monkeypatch):
+    monkeypatch.setattr(chain_module, "KEEP_LINKS", 3)
+    topic: Topic = {"p/0": [(1, page) for page in "abcdefgh"] + [(2, "a")] * 8}
+    reader = job.reader(topic)
+    job.carry = msgspec.structs.replace(job.carry, shards=2)
+    runner = Runner(job, every=0.0)
+    runner.give(reader.read({"p/0": 8}))
+    for _ in range(8):
+        runner.give(reader.read({"p/0": 1}))
+    assert job.commits.chain.newest() == 9
+    carry = job.commits.chain.carry()
+    assert carry is not None
+    assert any(f"/{run_id_of(1)}/" in path for path in carry.held_paths)
+    runner.new_worker()
+    runner.give([Stopped(0)])
+    job.assert_exact(topic)
 
 
 @given(topic=TOPICS, seed=st.integers(0, 10**6))

@@ -41,6 +41,16 @@ def beaten(high: np.ndarray, low: np.ndarray, ranks: Sequence[np.ndarray]) -> np
     return lost
 
 
+def beaten_at_once(high: np.ndarray, low: np.ndarray, ranks: Sequence[np.ndarray]) -> np.ndarray:
+    """Which keys are not the first of those with their hash and the first of ``ranks``, by the
+    second, then the third, …"""
+    order = np.lexsort([*reversed(ranks), low, high])
+    lost = np.zeros(len(order), bool)
+    new = np.logical_or.reduce([_new_values(held[order]) for held in (high, low, ranks[0])])
+    lost[order[~new]] = True
+    return lost
+
+
 def _new_values(values: np.ndarray) -> np.ndarray:
     """Which of some values differ from the one before."""
     new = np.ones(len(values), bool)

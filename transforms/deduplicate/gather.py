@@ -10,7 +10,7 @@ import pyarrow.types as pt
 
 from ...schemas.arrow import POSITION, SOURCE
 from ...schemas.keys import KeyColumnError, KeyHashes, column_number
-from .contest import beaten, ranks_of, twins
+from .contest import beaten, beaten_at_once, ranks_of, twins
 from .index import IndexFile, Slice, slices, write_index
 
 LAST = np.iinfo(np.int64).max
@@ -18,10 +18,16 @@ LAST = np.iinfo(np.int64).max
 
 
 class GatheredKeys:
-    """Keys of one kind, in memory: 40 bytes each."""
+    """Keys of one kind, in memory: 40 bytes each.
 
-    def __init__(self, kinds: tuple[str, ...]) -> None:
+    Args:
+        at_once: only records with one key and one time lose against one another; of those of
+            several times it is not known yet which stay.
+    """
+
+    def __init__(self, kinds: tuple[str, ...], *, at_once: bool = False) -> None:
         self.kinds = kinds
+        self._at_once = at_once
         self.keys = 0
         self._columns: defaultdict[str, list[np.ndarray]] = defaultdict(list)
         self._sources: dict[str, int] = {}
@@ -52,7 +58,8 @@ class GatheredKeys:
     def write(self, path: str, spill: str, origin: str, shards: int) -> list[Slice]:
         """Write an index file, and give each shard's part of it. What was gathered is gone.
 
-        Of records with one key only the first goes into the index; the others have lost.
+        Of records with one key (and one time) only the first goes into the index; the others have
+        lost.
 
         Raises:
             StorageError: it cannot be written.
@@ -80,6 +87,8 @@ class GatheredKeys:
             sources = list(self._sources)
             rank = ranks_of(sources, sources)[columns["source"]]
             ranks = [columns["time"], rank, columns["position"]]
+        if self._at_once:
+            return beaten_at_once(columns["high"], columns["low"], ranks)
         return beaten(columns["high"], columns["low"], ranks)
 
     def _source_numbers(self, batch: pa.RecordBatch) -> np.ndarray:
@@ -96,14 +105,24 @@ class GatheredKeys:
         return np.array(numbers, np.int32)[codes]
 
 
+def event_times(batch: pa.RecordBatch, event_time: str) -> tuple[np.ndarray, np.ndarray]:
+    """Event times in microseconds, and which of them are known; the others are the last.
+
+    Raises:
+        KeyColumnError: there is no column ``event_time``, or it does not hold times.
+    """
+    column = batch.column(column_number(batch.schema, event_time))
+    if not (pt.is_timestamp(column.type) or pt.is_date(column.type)):
+        raise KeyColumnError(f"event time {event_time!r}: expected a timestamp, got {column.type}")
+    times = column.cast(pa.timestamp("us"), safe=False).view(pa.int64())
+    return _or_last(times), times.is_valid().to_numpy(zero_copy_only=False)
+
+
 def _times(batch: pa.RecordBatch, event_time: str | None) -> np.ndarray:
     """Event times in microseconds; none is the last."""
     if event_time is None:
         return np.full(batch.num_rows, LAST)
-    column = batch.column(column_number(batch.schema, event_time))
-    if not (pt.is_timestamp(column.type) or pt.is_date(column.type)):
-        raise KeyColumnError(f"event time {event_time!r}: expected a timestamp, got {column.type}")
-    return _or_last(column.cast(pa.timestamp("us"), safe=False).view(pa.int64()))
+    return event_times(batch, event_time)[0]
 
 
 def _positions(batch: pa.RecordBatch) -> np.ndarray:

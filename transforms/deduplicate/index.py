@@ -24,7 +24,8 @@ COLUMNS = {
     "position": np.dtype("<i8"),
     "row": _ROW,
 }
-"""The columns of an index of records: 40 bytes a key. One of taken keys has only the hash."""
+"""The columns of an index of records: 40 bytes a key. One of taken keys has only the hash, and
+perhaps the time."""
 
 BUCKETS = 1024
 """Equal parts of all hashes: the smallest that can be read alone, and the most shards."""
@@ -36,6 +37,7 @@ class IndexFile(NamedTuple):
 
     ``spill`` is empty for taken keys; ``origin`` says to a user where the keys are from. ``lost``
     rows have an earlier one with the same key in the same spill file: they are in no column.
+    ``timed`` says whether taken keys have times.
     """
 
     path: str
@@ -44,6 +46,7 @@ class IndexFile(NamedTuple):
     kinds: tuple[str, ...]
     keys: int
     lost: int = 0
+    timed: bool = False
 
 
 class Slice(NamedTuple):
@@ -129,15 +132,27 @@ def write_index(
 
 
 def _columns_of(file: IndexFile) -> list[str]:
-    return list(COLUMNS) if file.spill else ["high", "low"]
+    if file.spill:
+        return list(COLUMNS)
+    return ["high", "low", "time"] if file.timed else ["high", "low"]
 
 
 def slices(file: IndexFile, high: np.ndarray, shards: int) -> list[Slice]:
     """An index file's part for each shard, also for those for which it has no key."""
     ends = np.searchsorted(high, _BOUNDS)
     bounds = [0, *ends.tolist(), len(high)]
-    cuts = [shard * BUCKETS // shards for shard in range(shards + 1)]
+    cuts = _cuts(shards)
     return [
         Slice(file, shard, tuple(bounds[cuts[shard] : cuts[shard + 1] + 1]))
         for shard in range(shards)
     ]
+
+
+def shard_bounds(shards: int) -> np.ndarray:
+    """The first halves of hashes at which each shard but the first begins."""
+    return _BOUNDS[[cut - 1 for cut in _cuts(shards)[1:-1]]]
+
+
+def _cuts(shards: int) -> list[int]:
+    """The bucket at which each shard begins, and the end of the last."""
+    return [shard * BUCKETS // shards for shard in range(shards + 1)]

@@ -32,27 +32,33 @@ class ResolveShard(beam.DoFn):
     def process(self, element: tuple[int, Iterable[Slice]]) -> Iterator[tuple[str, Lost]]:
         shard, found = element
         slices = list(found)
-        self._check_kinds(slices)
-        lost = {part.file.spill: [_lost_before(part)] for part in slices}
+        check_kinds(self._key, slices)
+        lost = {part.file.spill: [lost_before(part)] for part in slices}
         filled = [part for part in slices if part.keys]
-        for first, last in _bucket_ranges(filled):
+        # An index is without duplicates of its own.
+        for first, last in bucket_ranges(filled) if len(filled) > 1 else ():
             for spill, rows in _lost_among(filled, first, last):
                 lost[spill].append(rows)
         lost.pop("", None)  # the taken keys, which are in no spill file
         for spill, arrays in lost.items():
             yield spill, Lost(shard, np.concatenate(arrays).tobytes())
 
-    def _check_kinds(self, slices: Iterable[Slice]) -> None:
-        origins = {part.file.kinds: part.file.origin for part in slices if part.file.keys}
-        if len(origins) > 1:
-            said = (f"{', '.join(kinds)} in {origin}" for kinds, origin in origins.items())
-            raise KeyColumnError(
-                f"key ({', '.join(self._key)}): {'; '.join(sorted(said))}: such keys cannot be "
-                "compared"
-            )
+
+def check_kinds(key: Sequence[str], slices: Iterable[Slice]) -> None:
+    """See that the keys of all slices can be compared.
+
+    Raises:
+        KeyColumnError: they cannot.
+    """
+    origins = {part.file.kinds: part.file.origin for part in slices if part.file.keys}
+    if len(origins) > 1:
+        said = (f"{', '.join(kinds)} in {origin}" for kinds, origin in origins.items())
+        raise KeyColumnError(
+            f"key ({', '.join(key)}): {'; '.join(sorted(said))}: such keys cannot be compared"
+        )
 
 
-def _lost_before(part: Slice) -> np.ndarray:
+def lost_before(part: Slice) -> np.ndarray:
     """Rows that were lost when the index was written; only the first shard answers for them."""
     if part.shard or not part.file.lost:
         return np.empty(0, np.int32)
@@ -60,10 +66,12 @@ def _lost_before(part: Slice) -> np.ndarray:
         return index.lost()
 
 
-def _bucket_ranges(slices: Sequence[Slice]) -> Iterator[tuple[int, int]]:
-    """Ranges of the shard's buckets with at most ``RESOLVE_KEYS`` keys, or of one bucket."""
-    if len(slices) < 2:
-        return  # an index is without duplicates of its own
+def bucket_ranges(slices: Sequence[Slice]) -> Iterator[tuple[int, int]]:
+    """Ranges of the shard's buckets with at most ``RESOLVE_KEYS`` keys, or of one bucket.
+
+    Args:
+        slices: those of a shard that hold keys, of which there are some.
+    """
     first = held = 0
     counts = np.sum([np.diff(part.bounds) for part in slices], axis=0)
     for bucket, count in enumerate(counts.tolist()):
@@ -76,7 +84,7 @@ def _bucket_ranges(slices: Sequence[Slice]) -> Iterator[tuple[int, int]]:
 
 def _lost_among(slices: Sequence[Slice], first: int, last: int) -> Iterator[tuple[str, np.ndarray]]:
     """The spill files and the rows in them that have lost, by the keys of some buckets."""
-    highs = [_high(part, first, last) for part in slices]
+    highs = [highs_of(part, first, last) for part in slices]
     starts = np.cumsum([0, *map(len, highs)])
     high = np.concatenate(highs)
     order = np.argsort(high, kind="stable")  # quick where sorted runs lie one after the other
@@ -85,15 +93,16 @@ def _lost_among(slices: Sequence[Slice], first: int, last: int) -> Iterator[tupl
         return
     cuts = np.searchsorted(alike, starts)
     held = [
-        _Contestants.of(part, part.bounds[first] + alike[a:b] - start)
+        Contestants.of(part, part.bounds[first] + alike[a:b] - start)
         for part, start, a, b in zip(slices, starts, cuts, cuts[1:], strict=False)
     ]
-    gone = beaten(high[alike], np.concatenate([some.low for some in held]), _ranks(held))
+    gone = beaten(high[alike], np.concatenate([some.low for some in held]), ranks_of_all(held))
     for part, some, a, b in zip(slices, held, cuts, cuts[1:], strict=False):
         yield part.file.spill, some.row[gone[a:b]]
 
 
-def _high(part: Slice, first: int, last: int) -> np.ndarray:
+def highs_of(part: Slice, first: int, last: int) -> np.ndarray:
+    """The first halves of the hashes of a slice's keys in some buckets."""
     start, end = part.bounds[first], part.bounds[last]
     if start == end:
         return np.empty(0, np.uint64)
@@ -101,7 +110,7 @@ def _high(part: Slice, first: int, last: int) -> np.ndarray:
         return index.column("high", start, end)
 
 
-class _Contestants(NamedTuple):
+class Contestants(NamedTuple):
     """Keys of an index that have others like them."""
 
     taken: bool
@@ -113,7 +122,7 @@ class _Contestants(NamedTuple):
     sources: list[str]
 
     @classmethod
-    def of(cls, part: Slice, keys: np.ndarray) -> _Contestants:
+    def of(cls, part: Slice, keys: np.ndarray) -> Contestants:
         """Some keys of a slice, by their numbers in the index, in order."""
         taken = not part.file.spill
         columns = {name: np.zeros(len(keys), type) for name, type in COLUMNS.items()}
@@ -129,7 +138,7 @@ class _Contestants(NamedTuple):
         return cls(taken, **columns, sources=sources)
 
 
-def _ranks(held: Sequence[_Contestants]) -> list[np.ndarray]:
+def ranks_of_all(held: Sequence[Contestants]) -> list[np.ndarray]:
     """By what keys of one hash are ordered: taken ones first, then time, source and position."""
     names = {name for some in held for name in some.sources}
     return [

@@ -16,6 +16,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from ...schemas.keys import hash_keys
 from .. import storage
 from .gather import GatheredKeys
+from .horizon import with_times
 from .index import Slice
 
 SPILL_ROWS = 1 << 20
@@ -29,12 +30,22 @@ class SpillBatches(beam.DoFn):
 
     Each spill file gives a slice to every shard. Files of a bundle that failed have told nobody
     of themselves.
+
+    Args:
+        timed: keys are compared within a horizon, and those without a time are like none.
     """
 
     def __init__(
-        self, key: Sequence[str], event_time: str | None, folder: str, shards: int
+        self,
+        key: Sequence[str],
+        event_time: str | None,
+        folder: str,
+        shards: int,
+        *,
+        timed: bool = False,
     ) -> None:
         self._key = tuple(key)
+        self._timed = timed
         self._event_time = event_time
         self._folder = folder
         self._shards = shards
@@ -49,6 +60,8 @@ class SpillBatches(beam.DoFn):
         if not batch.num_rows:
             return
         hashes = hash_keys(batch, self._key)
+        if self._timed and self._event_time is not None:
+            hashes, _ = with_times(hashes, batch, self._event_time)
         spill = self._spill
         if spill and (
             spill.rows >= SPILL_ROWS
@@ -59,7 +72,8 @@ class SpillBatches(beam.DoFn):
         if not self._spill:
             path = storage.join(self._folder, f"{uuid.uuid4().hex}.arrow")
             self._paths.append(path)
-            self._spill = _SpillFile(path, batch.schema, hashes.kinds)
+            keys = GatheredKeys(hashes.kinds, at_once=self._timed)
+            self._spill = _SpillFile(path, batch.schema, keys)
         self._spill.keys.add_records(hashes, batch, self._event_time, self._spill.rows)
         self._spill.write(batch)
 
@@ -97,10 +111,10 @@ class SpillBatches(beam.DoFn):
 class _SpillFile:
     """An Arrow IPC stream of batches, not compressed: that costs more time than it saves."""
 
-    def __init__(self, path: str, schema: pa.Schema, kinds: tuple[str, ...]) -> None:
+    def __init__(self, path: str, schema: pa.Schema, keys: GatheredKeys) -> None:
         self.path = path
         self.schema = schema
-        self.keys = GatheredKeys(kinds)
+        self.keys = keys
         self.rows = 0
         self._file = _Counted(storage.open_write(path))
         try:

@@ -118,20 +118,29 @@ class Chain:
                 "has changed nothing"
             )
         record = complete(self.store, prepared, check=check, patience=patience)
-        self._tidy()
+        self._tidy(carry)
         return Head(carry, record)
 
     def held_folder(self, token: Token) -> str:
         """Where a commit keeps the states of its open windows."""
         return storage.join(self.store.folder(token).path, "open")
 
-    def _tidy(self) -> None:
+    def _tidy(self, carry: Carry) -> None:
         """Delete links that are old, and with them the folders of commits of a stream: they name
-        no file that another run might read again."""
+        no file that another run might read again. A folder that still holds states of open windows
+        waits, and its link with it."""
+        held = {_run_of(file.path) for w in carry.aggregates.values() for file in w.files}
         for number, token in self._links.older(KEEP_LINKS):
+            if token.run_id in held:
+                continue
             if not self.store.inputs(token):
                 self.store.delete(token.run_id)
             self._links.delete(number)
+
+
+def _run_of(path: str) -> str:
+    """The run id of a file in :meth:`Chain.held_folder`."""
+    return path.split("/")[-4]
 
 
 def run_id_of(sequence: int) -> str:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import apache_beam as beam
 import msgspec
 
 from .. import ledger, storage
-from ..carry import Carry, Opened, Reached, Unacknowledged, advanced, raised
+from ..carry import (
+    Carry,
+    KeptKeys,
+    KeyFile,
+    NewKeys,
+    Opened,
+    Reached,
+    Unacknowledged,
+    advanced,
+    raised,
+)
 from ..plan import Interval, Plan, Token
 from ..read.streams.source import StreamSource
 from ..receipts import Receipt
@@ -21,6 +31,9 @@ from ..write.commit import Unbalanced, barrier, explain, failed_record, prepared
 from ..write.destination import Output
 from .chain import Chain, Head
 from .windows import FAR, HeldStates, NewStates, OpenAggregate, StagedStates, close_windows
+
+if TYPE_CHECKING:
+    from .keys import Horizon
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,7 @@ class Commits:
         aggregates: outputs whose windows stay open from one commit to the next.
         disorder_us: by how many microseconds a record may come after a later one.
         late: the output of late records.
+        horizon: which records are duplicates, if the job asks.
         source: the stream that is told once its records are committed.
         close: the last commit of a stream closes all windows that are open.
         parts: by how many workers at once the stream is read.
@@ -46,6 +60,7 @@ class Commits:
     aggregates: tuple[OpenAggregate, ...] = ()
     disorder_us: int = 0
     late: str = ""
+    horizon: Horizon | None = None
     source: StreamSource | None = None
     close: bool = False
     parts: int = 1
@@ -55,7 +70,8 @@ class Commits:
 class CommitInterval(beam.PTransform):
     """Commit what a bounded pipeline has read of a job's input, and go on from there next time.
 
-    ``PCollection[Tally | Receipt | Reached | Opened]`` → ``PCollection[RunRecord]``, one element.
+    ``PCollection`` of facts, of the kinds in :class:`Facts` → ``PCollection[RunRecord]``, one
+    element.
 
     Args:
         plan, token: of this commit, which has been begun.
@@ -87,6 +103,8 @@ class Facts(NamedTuple):
     reached: list[Reached]
     opened: list[Opened]
     unacknowledged: list[Unacknowledged]
+    key_files: list[KeyFile]
+    new_keys: list[NewKeys]
 
     @classmethod
     def of(cls, facts: Iterable[Any]) -> Facts:
@@ -101,7 +119,7 @@ class Facts(NamedTuple):
         return [receipt for fact in self.unacknowledged for receipt in fact.receipts]
 
 
-_KINDS = (Tally, Receipt, Reached, Opened, Unacknowledged)
+_KINDS = (Tally, Receipt, Reached, Opened, Unacknowledged, KeyFile, NewKeys)
 
 
 def commit_interval(
@@ -133,16 +151,13 @@ def commit_interval(
         prepared = _balanced(commits, plan, token, carry, facts, close, states, new or {})
     head = chain.commit(prepared, check=check, patience=commits.patience)
     states.turn(head.carry.token)
-    for path in _held_paths(carry) - _held_paths(head.carry):
+    told = carry.held_paths | {file.path for file in facts.key_files}
+    for path in told - head.carry.held_paths:
         storage.delete(path)  # a restart begins with what this commit has kept
     if commits.source is not None:
         commits.source.acknowledge(facts.receipts_of_source())
         commits.source.committed(head.carry.sources)
     return head
-
-
-def _held_paths(carry: Carry) -> set[str]:
-    return {file.path for windows in carry.aggregates.values() for file in windows.files}
 
 
 def _balanced(
@@ -205,8 +220,18 @@ def _balanced(
             watermark=watermark,
             sources=sources,
             aggregates=kept,
+            keys=_kept_keys(commits, carry, facts, watermark),
         ),
     )
+
+
+def _kept_keys(commits: Commits, carry: Carry, facts: Facts, watermark: int) -> KeptKeys | None:
+    if commits.horizon is None:
+        return None
+    from .keys import keep_keys, keys_folder
+
+    folder = keys_folder(commits.chain.store.home)
+    return keep_keys(commits.horizon, carry, facts.key_files, facts.new_keys, watermark, folder)
 
 
 def _last_end(carry: Carry, facts: Facts) -> int:

@@ -27,7 +27,7 @@ from ...schemas.aggregates.windows import Sliding
 from ...schemas.arrow import SOURCE
 from .. import storage
 from ..aggregate import batches_of
-from ..carry import Carry, Opened, Reached, Stopped, advanced
+from ..carry import Carry, NewKeys, Opened, Reached, Stopped, advanced
 from ..coder import RecordBatchCoder  # registers it  # noqa: F401
 from ..dead_letters import Origin
 from ..plan import Interval, Plan, Token
@@ -38,9 +38,14 @@ from ..write.stage import StagedFiles, restage
 from .accumulate import LATE, closing_counts, late_letters, without_late
 from .chain import Head, Overtaken
 from .commit import Commits, Facts, commit_interval
+from .judged_once import JudgedOnce
 from .windows import HeldStates, OpenAggregate, StatesAtHand
 
 FACTS = "facts"
+
+
+class Missing(RuntimeError):
+    """What a slice made has been lost on its way; nothing after it can be committed."""
 
 
 class SliceStates(NamedTuple):
@@ -143,6 +148,8 @@ def _listed(group: tuple[int, Any]) -> tuple[int, list[Any]]:
 
 _PENDING_PARAM = beam.DoFn.StateParam(BagStateSpec("pending", PickleCoder()))
 _COUNT_PARAM = beam.DoFn.StateParam(CombiningValueStateSpec("count", combine_fn=sum))
+_PATIENCE_SECONDS = 600.0
+"""How long slices wait for one that lies between them and what is committed."""
 _EASE = 4
 """Commits that follow one another leave so many times as long for reading as they take, if that is
 not longer than commits are to be apart."""
@@ -192,14 +199,19 @@ class Gathered:
         self._carry = head.carry if head and head.carry.sequence > carry.sequence else carry
         self._states = HeldStates()
         self._over: set[int] = set()  # parts of the stream that are read no more
+        self._judged = JudgedOnce()
         self._committed_at = time.monotonic()
         self._took = 0.0
+        self._stuck_since: float | None = None
         self.slices: list[list[Any]] = []
         """The facts of each slice that is not committed yet."""
 
     def add(self, facts: list[Any]) -> None:
         """Take in the facts of a slice."""
         self.slices.append(facts)
+        for fact in facts:
+            if isinstance(fact, NewKeys):
+                self._judged.add(fact)
 
     def is_due(self, every: float) -> bool:
         """Whether it is time to commit."""
@@ -214,12 +226,16 @@ class Gathered:
         """Commit the slices that go on from what is committed; the others wait on.
 
         Raises:
-            Overtaken: a part of a slice is committed already.
+            Overtaken: a part of a slice is committed already, or records were judged by two that
+                know nothing of each other.
+            Missing: slices wait for one that does not come.
         """
+        self._judged.check()
         started = time.monotonic()
         over = self._is_over()
         is_worth_it = self._has_new() or self._closes_some() or (over and self._commits.close)
         taken, self.slices = self._ready()
+        self._see_stuck(bool(taken))
         self._over |= {f.part for facts in taken for f in facts if isinstance(f, Stopped)}
         if taken and is_worth_it:
             yield self._commit(taken).record
@@ -286,6 +302,23 @@ class Gathered:
                 break
             waiting, left = left, []
         return taken, left
+
+    def _see_stuck(self, goes_on: bool) -> None:
+        """A slice that a runner has lost would keep all after it from being committed, for ever."""
+        now = time.monotonic()
+        if goes_on or not self.slices:
+            self._stuck_since = None
+        elif self._stuck_since is None:
+            self._stuck_since = now
+        elif now - self._stuck_since > _PATIENCE_SECONDS:
+            at = {source: state.next for source, state in self._carry.sources.items()}
+            bounds = (b for facts in self.slices for b in _bounds(facts).items())
+            gaps = [(s, at.get(s, 0), start) for s, (start, _) in bounds if start != at.get(s)]
+            source, end, start = min(gaps, key=lambda gap: gap[2] - gap[1])
+            raise Missing(
+                f"{source}: positions {end} to {start} have been read and did not come to be "
+                "committed: go on by the same command"
+            )
 
     def _is_over(self) -> bool:
         return any(isinstance(fact, Stopped) for facts in self.slices for fact in facts)
