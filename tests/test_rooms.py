@@ -37,11 +37,13 @@ def test_an_import_goes_only_downwards(room: str) -> None:
         assert not upwards, f"{path.relative_to(ROOT)} imports {upwards}"
 
 
+@pytest.mark.slow
 def test_schemas_know_no_beam() -> None:
     for path in (ROOT / "schemas").rglob("*.py"):
         assert "apache_beam" not in imported(path), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [

@@ -119,6 +119,7 @@ def test_mistakes_exit_2(contract, capsys, arguments, message):
     assert capsys.readouterr().err == message
 
 
+@pytest.mark.slow
 def test_beam_is_not_imported():
     code = (
         "import sys; from millstream.pipelines.cli import main; "

@@ -83,6 +83,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_records_are_enriched_and_all_are_accounted_for(folder, ingest_here: Callable[..., Any]):
     done = ingest_here("--job", folder / "job.yaml")
     assert done.code == 0, done.err
@@ -98,6 +99,7 @@ def test_records_are_enriched_and_all_are_accounted_for(folder, ingest_here: Cal
     assert [letter["violations"][0]["field"] for letter in letters] == ["country", "country"]
 
 
+@pytest.mark.slow
 def test_other_reference_files_are_another_plan(folder, ingest_here):
     assert ingest_here("--job", folder / "job.yaml").code == 0
     assert "committed already" in ingest_here("--job", folder / "job.yaml").err

@@ -111,6 +111,7 @@ def test_a_manifest_that_cannot_be_read(cli, tmp_path):
     assert "00000001.json: not a manifest" in done.err
 
 
+@pytest.mark.slow
 def test_a_job_with_every_format(cli, tmp_path):
     """Partitioned CSV for records, Avro for dead letters, CSV for the ledger: nothing is lost."""
     folder = JobFolder.make(tmp_path / "job", events=2000)

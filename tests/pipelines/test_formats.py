@@ -296,6 +296,7 @@ def test_the_same_as_plain_json_lines(name, tmp_path, cli):
     assert found.ledger == plain.ledger
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["orders.csv", "orders.csv.gz"])
 def test_a_csv_dead_letter_holds_its_bytes(name, tmp_path, cli):
     run(tmp_path, name, cli)
@@ -307,6 +308,7 @@ def test_a_csv_dead_letter_holds_its_bytes(name, tmp_path, cli):
         assert data[at : at + len(payload) + 2] == payload + b"\r\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["orders.csv", "deflate.avro", "orders.parquet"])
 def test_a_dead_letter_can_be_read_again(name, tmp_path, cli):
     """Its payload and its attributes are all that it takes."""
@@ -339,6 +341,7 @@ READERS: dict[str, Callable[[bytes, dict[str, str]], Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_files_of_several_formats_are_refused(tmp_path, cli):
     run(tmp_path, "orders.csv", cli)
     (tmp_path / "orders.jsonl.gz").write_bytes(b"")
@@ -348,6 +351,7 @@ def test_files_of_several_formats_are_refused(tmp_path, cli):
     assert "orders.jsonl.gz like jsonl: read each with a job of its own, or say format" in done.err
 
 
+@pytest.mark.slow
 def test_csv_of_another_dialect(tmp_path, cli):
     run(tmp_path, "orders.csv", cli)
     text = "id;at;country\nö1;2026-11-24T10:00:00Z;DE\nö2;2026-11-24T10:00:00Z;\\N\n"
@@ -384,6 +388,7 @@ def _flipped(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "damage", "lost"),
     [

@@ -37,6 +37,7 @@ def counts(warehouse: Warehouse) -> dict[str, int]:
     return {name: warehouse.rows(f"SELECT count(*) AS n FROM {name}")[0]["n"] for name in names}
 
 
+@pytest.mark.slow
 def test_what_is_committed_goes_only_if_asked_for(warehouse, cli, ingest_here):
     assert ingest_here("--job", warehouse.job).code == exit_codes.OK
     before = counts(warehouse)
@@ -46,6 +47,7 @@ def test_what_is_committed_goes_only_if_asked_for(warehouse, cli, ingest_here):
     assert before["_millstream_commits"] == 4
 
 
+@pytest.mark.slow
 def test_rows_and_tokens_are_counted(warehouse, cli, ingest_here):
     ingest_here("--job", warehouse.job)
     before = counts(warehouse)
@@ -72,6 +74,7 @@ def test_rows_and_tokens_are_counted(warehouse, cli, ingest_here):
     assert cli("gc", "--job", warehouse.job, *ALL_AGES).out == "deleted 0 files, 0 bytes\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", [TABLES, MIXED], ids=["tables", "mixed"])
 def test_what_is_forgotten_is_not_done_again(tmp_path, cli, ingest_here, job):
     warehouse = Warehouse(tmp_path, job)
@@ -88,6 +91,7 @@ def test_what_is_forgotten_is_not_done_again(tmp_path, cli, ingest_here, job):
     assert warehouse.records() == warehouse.events.expected().records
 
 
+@pytest.mark.slow
 def test_a_forgotten_run_id_is_not_used_for_another_plan(warehouse, cli, ingest_here):
     assert ingest_here("--job", warehouse.job, "--run_id=night").code == exit_codes.OK
     cli("gc", "--job", warehouse.job, "--tokens_older_than=0s")
@@ -100,6 +104,7 @@ def test_a_forgotten_run_id_is_not_used_for_another_plan(warehouse, cli, ingest_
     assert "give this run another run id" in done.err
 
 
+@pytest.mark.slow
 def test_states_of_sessions_go_by_their_end(warehouse, cli, ingest_here):
     """The input is of one day, which is long past: of its sessions the last end late."""
     warehouse.say(TABLES.replace("{fixed: 1m}", "{session: 6h}"))
@@ -117,6 +122,7 @@ def test_states_of_sessions_go_by_their_end(warehouse, cli, ingest_here):
     assert left["ended"] == found["ended"]
 
 
+@pytest.mark.slow
 def test_services_that_delete_nothing_by_age(warehouse, cli, ingest_here, monkeypatch):
     ingest_here("--job", warehouse.job)
     before = counts(warehouse)
@@ -132,6 +138,7 @@ def test_services_that_delete_nothing_by_age(warehouse, cli, ingest_here, monkey
     assert f"{place}/dead_letters: dead letters stay, since the service does not" in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", [Unavailable, DestinationError])
 def test_a_service_that_fails_does_not_stop_others(
     warehouse, cli, ingest_here, monkeypatch, failure
@@ -154,6 +161,7 @@ def test_a_service_that_fails_does_not_stop_others(
     assert " rows, 4 tokens" in done.out.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_meanwhile_is_refused(warehouse, cli, ingest_here, monkeypatch):
     ingest_here("--job", warehouse.job)
     warehouse.events.put("more.jsonl", b"")

@@ -29,6 +29,7 @@ def _inside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_json_lines_of_which_some_are_broken():
     assert generate("500", "--out", "a.jsonl", "--broken", "0.2") == 0
     assert generate("500", "--out", "a.jsonl.gz", "--broken", "0.2") == 0
@@ -46,6 +47,7 @@ def test_standard_output(capfdbinary):
     assert len(capfdbinary.readouterr().out.splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_other_formats_hold_the_same_good_records():
     for ending in ("parquet", "csv", "avro"):
         assert generate("1200", "--out", f"a.{ending}") == 0

@@ -96,6 +96,7 @@ def assert_balanced(job: GoingOn) -> None:
     assert not +left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_runs_add_up_to_one_batch(job, seed):
     chance = random.Random(seed)
@@ -120,6 +121,7 @@ def test_a_window_that_is_not_over_stays_open(job, capsys):
     assert row["open_after"] > 0
 
 
+@pytest.mark.slow
 def test_nothing_new_is_nothing_to_do(job, capsys):
     job.arrive(2)
     assert job.run() == exit_codes.OK
@@ -129,6 +131,7 @@ def test_nothing_new_is_nothing_to_do(job, capsys):
     assert job.snapshot() == before
 
 
+@pytest.mark.slow
 def test_a_first_run_without_input_commits_nothing_but_itself(job):
     assert job.run("--allow_no_input") == exit_codes.OK
     assert (job.records(), job.page_views()) == (Counter(), {})
@@ -137,6 +140,7 @@ def test_a_first_run_without_input_commits_nothing_but_itself(job):
     assert_as_one_batch(job)
 
 
+@pytest.mark.slow
 def test_files_that_are_gone_need_not_be_kept(job):
     job.arrive(3)
     assert job.run() == exit_codes.OK
@@ -150,6 +154,7 @@ def test_files_that_are_gone_need_not_be_kept(job):
     assert_as_one_batch(job)
 
 
+@pytest.mark.slow
 def test_a_file_that_was_read_and_changes_is_told(job, capsys):
     job.arrive(2)
     assert job.run() == exit_codes.OK
@@ -163,6 +168,7 @@ def test_a_file_that_was_read_and_changes_is_told(job, capsys):
     assert job.snapshot() == before
 
 
+@pytest.mark.slow
 def test_what_comes_too_late_is_kept_and_told(job):
     job.arrive(4)
     late_file = job.files[0]
@@ -188,6 +194,7 @@ def test_what_comes_too_late_is_kept_and_told(job):
     assert job.records() == job.expected().records, "records are never late"
 
 
+@pytest.mark.slow
 def test_allowed_lateness_corrects_windows_in_a_table(job):
     text = Path(job.job).read_text("utf-8")
     text = text.replace(
@@ -218,6 +225,7 @@ def test_allowed_lateness_corrects_windows_in_a_table(job):
     assert {pane for *_, pane in found} == {"on_time", "late"}
 
 
+@pytest.mark.slow
 def test_sessions_that_grow_are_given_anew_and_their_old_rows_retracted(job):
     plain = Path(job.job).read_text("utf-8")
     sessions = plain.replace("{fixed: 1m}", "{session: 45m}")
@@ -245,6 +253,7 @@ def test_sessions_that_grow_are_given_anew_and_their_old_rows_retracted(job):
         assert found == Counter(map(str, database.execute(batch).fetchall()))
 
 
+@pytest.mark.slow
 def test_early_results_are_told_apart(job):
     text = Path(job.job).read_text("utf-8")
     Path(job.job).write_text(
@@ -266,6 +275,7 @@ def test_early_results_are_told_apart(job):
     assert {key: row["events"] for key, row in last.items()} == wanted
 
 
+@pytest.mark.slow
 def test_an_aggregate_that_changes_with_windows_open_is_refused(job, capsys):
     job.arrive(1)
     assert job.run() == exit_codes.OK
@@ -280,6 +290,7 @@ def test_an_aggregate_that_changes_with_windows_open_is_refused(job, capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -96,6 +96,7 @@ def done_day(day_files, tmp_path_factory) -> JobFolder:
     return JobFolder(path)
 
 
+@pytest.mark.slow
 def test_the_generated_day_is_worth_testing_with(done_day):
     expected = done_day.expected()
     assert sum(expected.read.values()) > 2400
@@ -132,6 +133,7 @@ def test_one_dead_letter_tells_all_that_is_wrong(done_day):
     assert both, "the generator breaks two rules of one record"
 
 
+@pytest.mark.slow
 def test_windows_are_aggregated_exactly(done_day):
     assert done_day.page_views() == page_views(done_day.expected().records)
     for row in done_day.table("page_views"):
@@ -205,6 +207,7 @@ def test_settings_that_do_not_change_what_comes_out_are_the_same_run(folder, ing
     assert "nothing to do" in again.err
 
 
+@pytest.mark.slow
 def test_a_run_id_with_other_input_is_replaced(folder, ingest_here):
     folder.put("a.jsonl", event(page="/a") + b"\nnonsense\n")
     first = ingest_here("--job", folder.job, "--run_id", "night")
@@ -222,6 +225,7 @@ def test_a_run_id_with_other_input_is_replaced(folder, ingest_here):
     assert not files & set(folder.visible()), "what was replaced is still there"
 
 
+@pytest.mark.slow
 def test_input_that_another_run_committed_is_refused(folder, ingest_here):
     folder.put("a.jsonl", event())
     assert ingest_here("--job", folder.job).code == exit_codes.OK
@@ -249,6 +253,7 @@ def test_new_input_alone_is_a_run_of_its_own(folder, ingest_here):
     assert folder.page_views() == page_views(folder.expected().records)
 
 
+@pytest.mark.slow
 def test_a_lock_that_another_run_holds(folder, ingest_here):
     folder.put("a.jsonl", event())
     with RunStore(str(folder.path / "warehouse/ledger")).lock("other"):
@@ -314,6 +319,7 @@ def test_a_record_that_gets_lost_fails_the_run(folder, ingest_here, monkeypatch,
     assert folder.records() == folder.expected().records
 
 
+@pytest.mark.slow
 def test_a_failure_after_an_unbalanced_run_is_not_taken_for_one(folder, ingest_here, monkeypatch):
     folder.put("a.jsonl", event() + b"\n" + event())
     with monkeypatch.context() as patch:
@@ -361,6 +367,7 @@ def test_a_place_that_cannot_be_written(folder, ingest_here, key):
     assert folder.visible() == []
 
 
+@pytest.mark.slow
 def test_a_commit_that_fails_half_way_is_completed_by_the_same_command(
     folder, ingest_here, monkeypatch
 ):
@@ -391,6 +398,7 @@ def test_a_commit_that_fails_half_way_is_completed_by_the_same_command(
     assert folder.staged() == []
 
 
+@pytest.mark.slow
 def test_a_runner_that_fails_after_the_commit_fails_nothing(folder, ingest_here, monkeypatch):
     folder.put("a.jsonl", event())
     real = commit.commit_run
@@ -443,6 +451,7 @@ def _row(**changes: Any) -> Any:
     return judge(event(**changes))[1]
 
 
+@pytest.mark.slow
 def test_an_empty_file_is_in_the_ledger(folder, ingest_here):
     folder.put("empty.jsonl", b"")
     folder.put("blank.jsonl", b"\n  \n\r\n")
@@ -502,6 +511,7 @@ def test_dead_letters_as_parquet(folder, ingest_here):
     assert folder.letters("parquet").total() == 3
 
 
+@pytest.mark.slow
 def test_several_aggregates_over_long_windows(day, ingest_here):
     aggregates = f"""
 - name: types
@@ -560,6 +570,7 @@ def test_several_aggregates_over_long_windows(day, ingest_here):
     assert len({row["output"] for row in day.ledger()}) == 4
 
 
+@pytest.mark.slow
 def test_a_key_or_value_that_is_null_is_a_group_and_no_value(folder, ingest_here):
     lines = [event(device=None), event(device={"os": "ios"}, amount=None)]
     folder.put("a.jsonl", b"\n".join(lines))
@@ -576,6 +587,7 @@ def test_a_key_or_value_that_is_null_is_a_group_and_no_value(folder, ingest_here
     assert found == {None: (1, 0, Decimal("12.5")), "ios": (1, 0, None)}
 
 
+@pytest.mark.slow
 def test_unknown_fields(folder, ingest_here):
     folder.put("a.jsonl", event(colour="red", device={"os": "ios", "cpu": 1.50}) + b"\n" + event())
     spec = ["--job", folder.job, "--run_id", "same"]
@@ -592,6 +604,7 @@ def test_unknown_fields(folder, ingest_here):
     assert [v["field"] for v in row["violations"]] == ["device.cpu", "colour"]
 
 
+@pytest.mark.slow
 def test_records_that_are_too_long(folder, ingest_here):
     long = event(page="/" + "x" * 150)
     folder.put("a.jsonl", b"\n".join([event(), long, event(page="/end")]))
@@ -620,6 +633,7 @@ def test_a_file_that_two_patterns_match_is_read_once(folder, ingest_here):
     assert folder.records().total() == 1
 
 
+@pytest.mark.slow
 def test_names_that_are_not_ascii(folder, ingest_here):
     folder.put("Zürich 東京.jsonl", event(page="/東京") + b"\nnonsense\n")
     done = ingest_here("--job", folder.job)

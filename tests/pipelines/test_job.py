@@ -461,6 +461,7 @@ def test_aggregates_as_a_flag(text):
     assert aggregate["window"] == {"fixed": "1h"}
 
 
+@pytest.mark.slow
 def test_a_job_runs_from_anywhere_as_the_same_run(folder, ingest_here, monkeypatch):
     here = ingest_here("--job", "job.yaml")
     assert here.code == exit_codes.OK, here.err
@@ -474,6 +475,7 @@ def test_a_job_runs_from_anywhere_as_the_same_run(folder, ingest_here, monkeypat
     assert list(Path(".").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_flags_say_is_what_runs(folder, ingest_here, monkeypatch):
     Path("elsewhere").mkdir()
     Path("elsewhere", "b.jsonl").write_text(EVENT + EVENT, "utf-8")

@@ -106,6 +106,7 @@ class FilesJob(JobFolder):
             assert row["open_before"] + row["read"] == out + row["open_after"], row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_runs_over_files_keep_each_record_once(tmp_path, seed):
     chance = random.Random(seed)
@@ -116,6 +117,7 @@ def test_runs_over_files_keep_each_record_once(tmp_path, seed):
     job.assert_exact()
 
 
+@pytest.mark.slow
 def test_keys_are_forgotten_two_horizons_later(tmp_path):
     job = FilesJob.begin(tmp_path / "job")
     chance = random.Random(1)
@@ -129,6 +131,7 @@ def test_keys_are_forgotten_two_horizons_later(tmp_path):
     assert max(counts) < 1500, "of at most nine hours, of which half are still needed"
 
 
+@pytest.mark.slow
 def test_a_job_without_aggregates_and_with_duplicates_that_are_only_counted(tmp_path):
     job = FilesJob.begin(tmp_path / "job")
     chance = random.Random(1)
@@ -143,6 +146,7 @@ def test_a_job_without_aggregates_and_with_duplicates_that_are_only_counted(tmp_
     assert carry_of(job).watermark > 0
 
 
+@pytest.mark.slow
 def test_without_deduplicate_keys_are_forgotten(tmp_path):
     job = FilesJob.begin(tmp_path / "job")
     chance = random.Random(1)
@@ -156,6 +160,7 @@ def test_without_deduplicate_keys_are_forgotten(tmp_path):
     assert list_files(keys_folder(home)) == []
 
 
+@pytest.mark.slow
 def test_a_key_that_has_become_another_is_refused(tmp_path, capsys):
     job = FilesJob.begin(tmp_path / "job")
     chance = random.Random(1)
@@ -177,6 +182,7 @@ def test_a_key_that_has_become_another_is_refused(tmp_path, capsys):
     assert job.snapshot() == before
 
 
+@pytest.mark.slow
 def test_keys_that_dead_attempts_left_are_garbage(tmp_path, capsys):
     job = FilesJob.begin(tmp_path / "job")
     job.arrive(2, random.Random(1))
@@ -189,6 +195,7 @@ def test_keys_that_dead_attempts_left_are_garbage(tmp_path, capsys):
     assert list(folder.iterdir()) == [named]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -93,6 +93,7 @@ def warehouse(tmp_path) -> Warehouse:
     return Warehouse(tmp_path)
 
 
+@pytest.mark.slow
 def test_everything_goes_to_tables(warehouse, ingest_here):
     done = ingest_here("--job", warehouse.job)
     assert done.code == exit_codes.OK, done.err
@@ -108,6 +109,7 @@ def test_everything_goes_to_tables(warehouse, ingest_here):
     assert not list(warehouse.path.rglob("*.staged"))
 
 
+@pytest.mark.slow
 def test_the_second_time_changes_nothing(warehouse, ingest_here):
     ingest_here("--job", warehouse.job)
     before = [warehouse.records(), warehouse.letters(), warehouse.page_views(), warehouse.ledger()]
@@ -119,6 +121,7 @@ def test_the_second_time_changes_nothing(warehouse, ingest_here):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_the_table_refuses_is_a_dead_letter_and_in_the_ledger(warehouse, ingest_here):
     warehouse.rows(
         "CREATE TABLE clicks (event_id VARCHAR, event_type VARCHAR CHECK (event_type <> 'buy'), "
@@ -149,6 +152,7 @@ def test_what_the_table_refuses_is_a_dead_letter_and_in_the_ledger(warehouse, in
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["before", "after"])
 @pytest.mark.parametrize("output", ["records", "dead_letters", "ledger"])
 def test_a_commit_that_is_cut_off_is_completed(warehouse, ingest_here, monkeypatch, output, at):
@@ -179,6 +183,7 @@ def test_a_commit_that_is_cut_off_is_completed(warehouse, ingest_here, monkeypat
     assert not list(warehouse.path.rglob("*.staged"))
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_lost_is_asked_for_again(warehouse, ingest_here, monkeypatch):
     real = destination.DuckDbDestination.load
     lost = {"records", "page_views", "dead_letters", "ledger"}
@@ -197,6 +202,7 @@ def test_an_answer_that_is_lost_is_asked_for_again(warehouse, ingest_here, monke
     assert warehouse.records() == warehouse.events.expected().records
 
 
+@pytest.mark.slow
 def test_tables_and_files_side_by_side(tmp_path, ingest_here):
     job = JOB.replace("duckdb:w.duckdb/ledger\nstate: state", "jsonl:out/ledger")
     warehouse = Warehouse(tmp_path, job.replace("duckdb:w.duckdb/page_views", "parquet:out/views"))
@@ -207,6 +213,7 @@ def test_tables_and_files_side_by_side(tmp_path, ingest_here):
     assert list((tmp_path / "out/ledger").glob("*.jsonl"))
 
 
+@pytest.mark.slow
 def test_an_upsert_keeps_each_key_once(tmp_path, ingest_here):
     job = JOB.replace("w.duckdb/clicks", "w.duckdb/clicks?mode=upsert")
     warehouse = Warehouse(tmp_path, job)
@@ -224,6 +231,7 @@ def test_an_upsert_keeps_each_key_once(tmp_path, ingest_here):
     assert warehouse.records() == Counter(last.values())
 
 
+@pytest.mark.slow
 def test_a_run_id_is_not_used_for_another_plan(warehouse, ingest_here):
     assert ingest_here("--job", warehouse.job, "--run_id=night").code == exit_codes.OK
     before = warehouse.records()
@@ -245,6 +253,7 @@ def test_a_table_that_does_not_fit_is_refused_before_the_run(warehouse, ingest_h
     assert not (warehouse.path / "state").exists(), "nothing was begun"
 
 
+@pytest.mark.slow
 def test_columns_that_a_table_lacks_are_added(warehouse, ingest_here):
     warehouse.rows("CREATE TABLE clicks (event_id VARCHAR, mine INTEGER)")
     warehouse.rows("INSERT INTO clicks VALUES ('old', 7)")

@@ -199,6 +199,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", FILES)
 def test_codes_of_files(tmp_path: Path, code):
     """What never becomes a record has no field; its position names its bytes."""
@@ -211,6 +212,7 @@ def test_codes_of_files(tmp_path: Path, code):
     assert letter["position"] == position
 
 
+@pytest.mark.slow
 def test_the_code_of_steps():
     to = Contract("c", "1.0.0", "c", (Field("v", "integer"),))
     batch = pa.RecordBatch.from_pylist(

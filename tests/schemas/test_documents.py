@@ -44,6 +44,7 @@ def test_no_document(text: str, message: str):
     assert error_of(text).startswith(message)
 
 
+@pytest.mark.slow
 def test_aliases_that_multiply():
     text = "a0: &a0 [x]\n" + "".join(
         f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)

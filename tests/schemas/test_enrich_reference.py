@@ -297,6 +297,7 @@ def test_two_rows_from_one_time_on_overlap():
         spans_of([("a", 1, None), ("a", 1, None), ("b", 1, None)], closes=False)
 
 
+@pytest.mark.slow
 def test_a_key_of_many_rows():
     spans = [("a", n, n + 1) for n in range(-1000, 1000)]
     asked = [("a", n) for n in range(-1001, 1001)]

@@ -263,6 +263,7 @@ def test_of_minus_zero_and_zero_neither_is_less():
         assert str(run("min(amount)", values)) == str(run("max(amount)", values)) == "0.0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 300, 384, 385, 1000, 20_000])
 def test_an_estimate_does_not_depend_on_order_or_layout(size):
     shuffle = random.Random(size)

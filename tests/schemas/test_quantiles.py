@@ -44,6 +44,7 @@ def test_a_quantile_of_few_values_is_exact_by_any_way(rows, share, chance):
     assert states_of(rows, metric, NUMBER, chance) == states_of(rows, metric, NUMBER)
 
 
+@pytest.mark.slow
 def test_every_share_of_a_hundred_values():
     rows = [("a", 0, float(v)) for v in random.Random(1).sample(range(1, 101), 100)]
     for percent in range(101):
@@ -176,6 +177,7 @@ def test_the_rank_error_is_as_stated(make, way, size, batch, longer_than):
     assert Quantile(1).finalise(state, NUMBER).to_pylist() == [values.max()]
 
 
+@pytest.mark.slow
 def test_errors_of_like_batches_do_not_add_up():
     """Equal batches, whose coins would all fall alike if only what is halved decided: the error
     would be 0.017."""
@@ -200,6 +202,7 @@ def test_a_sketch_of_more_values_than_32_bits_count():
     assert rank_error(state[:2], values) <= RANK_ERROR
 
 
+@pytest.mark.slow
 def test_errors_of_many_batches_fall_to_both_sides():
     """On the average of many sketches the rank is right: no coin falls too often."""
     rng = np.random.default_rng(4)

@@ -62,6 +62,7 @@ def test_what_is_broken_is_refused(contract: Contract, seed: int):
     assert all(b"\n" not in line and line.strip() for line in found)
 
 
+@pytest.mark.slow
 def test_some_are_broken():
     found = lines(CLICKS, 5000, broken=0.1)
     assert 400 < len(refused(CLICKS, found)) < 600
@@ -110,6 +111,7 @@ def test_strategies_for_any_contract(contract: Contract, data: st.DataObject):
     assert refused(contract, [data.draw(payloads(contract))]) == []
 
 
+@pytest.mark.slow
 def test_without_rstr_the_error_names_the_extra():
     program = (
         "import sys; sys.modules['rstr'] = None\n"

@@ -521,6 +521,7 @@ def check_failures(sql, rows, said):
     assert records.schema == step.schema
 
 
+@pytest.mark.slow
 def test_failures_are_said_in_duckdbs_words_as_long_as_they_are_few():
     batch = batch_of([RECORD | {"text": f"x{i}"} for i in range(100)])
     step = SqlStep("SELECT text::INT AS i FROM records", SCHEMA)
@@ -531,6 +532,7 @@ def test_failures_are_said_in_duckdbs_words_as_long_as_they_are_few():
     assert str(where.failures[99].error) == "WHERE fails on this record, as on others of its batch"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 2, 100])
 @pytest.mark.parametrize(
     "sql",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +213,27 @@ class Clock:
 
     def time(self) -> float:
         return self.now
+
+
+class Bag:
+    """A state of a runner, which it puts back to what it was when a bundle fails."""
+
+    def __init__(self, items: Iterable[Any] = ()) -> None:
+        self.items = list(items)
+
+    def read(self) -> Any:
+        return list(self.items)
+
+    def add(self, item: Any) -> None:
+        self.items.append(copy.deepcopy(item))
+
+    def clear(self) -> None:
+        self.items = []
+
+
+class Value(Bag):
+    def read(self) -> Any:
+        return self.items[-1] if self.items else None
+
+    def write(self, item: Any) -> None:
+        self.items = [item]

@@ -150,6 +150,7 @@ def tallies_of(batches):
     return check
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "arguments"),
     [
@@ -168,6 +169,7 @@ def test_a_pipeline(options, arguments):
     run_pipeline(BATCHES, checks, options, **arguments)
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_other_windows():
     with beam.Pipeline(runner=RUNNER) as pipeline:
         records = pipeline | beam.Create(BATCHES) | beam.Reshuffle()
@@ -190,6 +192,7 @@ def test_worker_processes_agree_on_shards():
     run_pipeline(BATCHES, checks, options)
 
 
+@pytest.mark.slow
 def test_a_pipeline_without_records():
     def nothing(elements):
         assert elements == []
@@ -197,6 +200,7 @@ def test_a_pipeline_without_records():
     run_pipeline([batch_of(0)], dict.fromkeys(("visible", "states", "tallies"), nothing))
 
 
+@pytest.mark.slow
 def test_a_pipeline_with_windows_of_its_own():
     """The window is a column; whatever windows the elements were in cut no group apart."""
     with beam.Pipeline(runner=RUNNER) as pipeline:
@@ -210,6 +214,7 @@ def test_a_pipeline_with_windows_of_its_own():
         assert_that(result.visible, visible_of(BATCHES))
 
 
+@pytest.mark.slow
 def test_an_overflow_fails_the_pipeline_and_names_the_group():
     rows = [{"ts": dt.datetime(2026, 3, 1, tzinfo=dt.UTC), "page": "/buy", "amount": 2**63 - 1}] * 2
     batch = pa.RecordBatch.from_pylist(rows, batch_schema(CONTRACT).remove_metadata())
@@ -217,6 +222,7 @@ def test_an_overflow_fails_the_pipeline_and_names_the_group():
         run_pipeline([batch], {})
 
 
+@pytest.mark.slow
 def test_two_aggregates_of_the_same_records():
     other = aggregate_spec(
         "daily", window={"fixed": "1d"}, by=[], metrics={"n": "count()"}, contract=CONTRACT
@@ -367,6 +373,7 @@ def test_all_slices_of_a_key_meet_where_windows_are_made_of_several(spec):
     assert len(set.union(*shards.values())) > 8
 
 
+@pytest.mark.slow
 def test_without_keys_all_slices_meet():
     spec = aggregate_spec(
         "a", window={"session": "1s"}, by=[], metrics={"n": "count()"}, contract=CONTRACT

@@ -132,6 +132,7 @@ def test_no_damage_makes_reading_fail_otherwise(codec, at, damage, chunk):
     assert reason or got == TEXT
 
 
+@pytest.mark.slow
 @every_codec
 def test_little_is_lost_before_damage(codec):
     """Of many small members, all but the last few."""
@@ -185,6 +186,7 @@ def test_nothing_is_in_an_empty_file(codec, parts):
     assert read(codec, members(codec, *parts)) == (b"", "")
 
 
+@pytest.mark.slow
 @every_codec
 def test_what_expands_a_thousandfold_is_given_in_pieces(codec):
     packed = members(codec, b"\n" * (8 << 20))

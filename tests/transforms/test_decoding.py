@@ -138,6 +138,7 @@ def test_helpers_serve_only_their_own_contract(helpers):
 # ------------------------------------------------------------------------------- with helpers
 
 
+@pytest.mark.slow
 def test_helpers_give_the_same_in_the_same_order(helpers):
     batches = [batch(i, rows=(i * 700) % 3001) for i in range(12)]
     assert_as_in_place(run(open_decoding(CONTRACT, "ignore"), batches), batches)
@@ -159,6 +160,7 @@ def test_what_does_not_fit_a_slot_is_decoded_here(helpers):
     assert_as_in_place(run(open_decoding(CONTRACT, "ignore"), batches), batches)
 
 
+@pytest.mark.slow
 def test_an_answer_that_does_not_fit_its_slot_comes_another_way(helpers):
     """Columns can be larger than the payloads that they come from: a digit takes 16 bytes here."""
     payloads = [b'{"l":[%s]}' % b",".join([b"1"] * 10_000)] * 15

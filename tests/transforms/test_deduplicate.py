@@ -552,6 +552,7 @@ def spread(seed, size, batches):
     return records, [batch_of(records[i : i + step]) for i in range(0, size, step)]
 
 
+@pytest.mark.slow
 def test_a_pipeline(tmp_path):
     records, batches = spread(1, 3000, 10)
     path = _parquet(tmp_path, {"id": ["k1", "k2"], "n": [1, 1]})
@@ -578,6 +579,7 @@ def test_a_pipeline(tmp_path):
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batches", [[], [batch_of([])]])
 @pytest.mark.parametrize("with_taken", [False, True])
 def test_a_pipeline_without_records(tmp_path, batches, with_taken):
@@ -592,6 +594,7 @@ def test_a_pipeline_without_records(tmp_path, batches, with_taken):
     assert run(build) == {"records": [], "duplicates": [], "tallies": []}
 
 
+@pytest.mark.slow
 def test_a_pipeline_in_which_all_are_duplicates(tmp_path):
     path = _parquet(tmp_path, {"id": ["a"], "n": [1]})
     batches = [batch_of([record("a", position=i)]) for i in range(3)]
@@ -608,6 +611,7 @@ def test_a_pipeline_in_which_all_are_duplicates(tmp_path):
     assert found["tallies"] == [Tally("a", "duplicate", 3)]
 
 
+@pytest.mark.slow
 def test_a_pipeline_with_windows_of_its_own(tmp_path):
     """Windows do not keep duplicates apart."""
     records, batches = spread(2, 60, 6)

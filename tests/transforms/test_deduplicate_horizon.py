@@ -87,6 +87,7 @@ def test_times_that_are_exactly_a_horizon_apart_are_apart():
     assert lost.tolist() == [False, False, True, False]
 
 
+@pytest.mark.slow
 def test_a_key_that_is_kept_many_times_in_one_batch():
     rows = [(7, 7, time) for time in random.Random(1).sample(range(5000), 2000)]
     assert KnownKeys(3).judge(keys_of(rows))[0].tolist() == judged(rows, 3)
@@ -170,6 +171,7 @@ def test_any_cuts_into_commits_keep_the_same_keys(tmp_path_factory, steps, us, s
     assert stream.lost == judged(rows, us)
 
 
+@pytest.mark.slow
 def test_many_commits_make_few_files(tmp_path):
     stream = Stream(str(tmp_path), us=10**9, shards=1)
     chance = random.Random(1)
@@ -179,6 +181,7 @@ def test_many_commits_make_few_files(tmp_path):
     assert len(stream.held()) == 300
 
 
+@pytest.mark.slow
 def test_keys_that_are_long_past_are_forgotten_though_one_is_far_ahead(tmp_path):
     stream = Stream(str(tmp_path), us=10, shards=1)
     chance = random.Random(1)
@@ -203,6 +206,7 @@ def test_a_commit_without_keys_names_the_files_of_the_one_before(tmp_path):
     assert stream.carry.keys == KeptKeys(key=("id",), kinds=("string",))
 
 
+@pytest.mark.slow
 def test_files_are_merged_only_up_to_a_size(tmp_path, monkeypatch):
     monkeypatch.setattr(horizon_module, "MOST_KEYS", 64)
     stream = Stream(str(tmp_path), us=10**9, shards=1)

@@ -203,6 +203,7 @@ def test_of_records_that_are_all_alike_the_first_stays(tmp_path):
     assert found.tallies == {"a": 1, "b": 3}
 
 
+@pytest.mark.slow
 def test_buckets_are_resolved_some_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(resolve, "RESOLVE_KEYS", 50)
     chance = random.Random(4)
@@ -222,6 +223,7 @@ def test_keys_of_other_kinds_cannot_be_compared(tmp_path):
         list(ResolveWithin(KEY, 5, str(tmp_path)).process((0, [index[1], part])))
 
 
+@pytest.mark.slow
 def test_a_pipeline_goes_on_from_another(tmp_path):
     chance = random.Random(2)
     records = positioned(

@@ -7,7 +7,7 @@ import os
 import random
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,13 @@ from millstream.transforms.tallies import Tally
 from tests.transforms.slices_support import (
     SECOND,
     SIZE,
+    Bag,
     Job,
     Reader,
     Row,
     Slice,
     Topic,
+    Value,
     batch_of,
     moment,
 )
@@ -47,35 +49,6 @@ from tests.transforms.slices_support import (
 H = 20
 """The horizon, in seconds."""
 HORIZON = Horizon(("page",), ("string",), "ts", H * SECOND)
-
-
-class Bag:
-    """The runner's states, which it puts back to what they were when a bundle fails."""
-
-    def __init__(self, items: Iterable[Any] = ()) -> None:
-        self.items = list(items)
-
-    def read(self) -> Any:
-        return list(self.items)
-
-    def add(self, item: Any) -> None:
-        self.items.append(copy.deepcopy(item))
-
-    def clear(self) -> None:
-        self.items = []
-
-
-class Count(Bag):
-    def read(self) -> int:
-        return sum(self.items)
-
-
-class Value(Bag):
-    def read(self) -> Any:
-        return self.items[-1] if self.items else None
-
-    def write(self, item: Any) -> None:
-        self.items = [item]
 
 
 class Judged(Reader):
@@ -161,7 +134,7 @@ class Pipeline:
         self.reader.judge = Judging(committed, self.parts) if self.parts else here
         self._make = lambda: CommitSlicesFn(self.job.commits, self.job.plan, carry, self.every)
         self.committing = self._make()
-        self.pending, self.count = Bag(), Count()
+        self.pending, self.version = Bag(), Value()
         self.between: list[Slice] = []
         """Slices that have been judged, and have not come together yet."""
 
@@ -183,10 +156,10 @@ class Pipeline:
         assert self.pending.items == []
 
     def _give(self, facts: Slice) -> None:
-        list(self.committing.process((0, copy.copy(facts)), self.pending, self.count))
+        list(self.committing.process((0, copy.copy(facts)), self.pending, self.version))
 
     def checkpoint(self) -> Any:
-        held = self.pending.items, self.count.items, self.between
+        held = self.pending.items, self.version.items, self.between
         return (
             dict(self.reader.states),
             self.reader.judge.checkpoint(),
@@ -195,7 +168,7 @@ class Pipeline:
 
     def go_back(self, checkpoint: Any) -> None:
         """To a checkpoint; what has been committed since is not read again."""
-        states, judged, (pending, count, between) = checkpoint
+        states, judged, (pending, version, between) = checkpoint
         carry = self.job.commits.chain.carry()
         at = carry.sources if carry else {}
         self.reader.states = {
@@ -203,7 +176,7 @@ class Pipeline:
             for source, state in states.items()
         }
         self.reader.judge.go_back(judged)
-        self.pending.items, self.count.items = list(pending), list(count)
+        self.pending.items, self.version.items = list(pending), list(version)
         self.between = list(between)
 
     def new_worker(self, chance: random.Random) -> None:
@@ -321,6 +294,7 @@ def one_by_one(tmp_path: Path, rows: Sequence[Row], parts: int = 1) -> Pipeline:
     return Pipeline(Job(tmp_path, HORIZON), {"p/0": list(rows)}, parts=parts, every=0.0)
 
 
+@pytest.mark.slow
 def test_the_state_holds_only_what_is_not_committed(tmp_path):
     rows = [(i, f"{i}") for i in range(120)]
     live = one_by_one(tmp_path, rows)
@@ -444,6 +418,7 @@ def test_two_workers_never_judge_at_once(tmp_path):
     assert live.job.commits.chain.newest() == 0
 
 
+@pytest.mark.slow
 def test_the_memory_forgets_what_is_long_past(tmp_path, monkeypatch):
     monkeypatch.setattr(judge_here_module, "LOOK_AT", 3)
     live = one_by_one(tmp_path, [(i, f"{i}") for i in range(120)], parts=0)

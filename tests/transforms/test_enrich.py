@@ -271,6 +271,7 @@ def test_records_can_be_chosen_by_a_reference_alone(countries):
     assert step.attempt(of_countries("XX", "IT")).records["country"].to_pylist() == ["IT"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["keep", "dead", "filter"])
 def test_in_a_pipeline_every_record_is_accounted_for(countries, missing):
     batches = [of_countries("DE", "XX", "FR"), of_countries(None), of_countries()]

@@ -321,6 +321,7 @@ def test_what_expands_a_thousandfold_is_read_in_pieces(tmp_path):
     assert max(sizes) == 1 << 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [10, 1 << 16])
 @pytest.mark.parametrize("data", [members(TEXT), members(TEXT[:111], TEXT[111:])], ids=["1", "2"])
 def test_a_file_cut_off_anywhere(tmp_path, data, chunk):

@@ -103,12 +103,14 @@ def test_a_record_depends_on_its_position_alone(partition, start, sizes):
     assert again.lines(partition, start, start + 1).to_pylist() == whole[:1]
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_ones():
     lines = GeneratedLines(CONTRACT, GeneratedInput(), BEGAN).lines(1, 7, 40)
     pool_of.cache_clear()
     assert GeneratedLines(CONTRACT, GeneratedInput(), BEGAN).lines(1, 7, 40) == lines
 
 
+@pytest.mark.slow
 def test_partitions_and_seeds_differ():
     made = [
         GeneratedLines(CONTRACT, GeneratedInput(seed=seed), BEGAN).lines(partition, 0, 50)
@@ -119,6 +121,7 @@ def test_partitions_and_seeds_differ():
     assert len(set(lines)) > 190
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [0.0, 0.01, 0.3, 1.0])
 def test_as_many_are_broken_as_was_asked_for(broken):
     lines = GeneratedLines(CONTRACT, GeneratedInput(broken=broken), BEGAN).lines(0, 0, 20_000)
@@ -126,6 +129,7 @@ def test_as_many_are_broken_as_was_asked_for(broken):
     assert not any(b"\n" in line for line in lines.to_pylist())
 
 
+@pytest.mark.slow
 def test_keys_are_made_anew():
     lines = GeneratedLines(CONTRACT, GeneratedInput(broken=0), BEGAN).lines(0, 0, 50_000)
     keys = [json.loads(line)["event_id"] for line in lines.to_pylist()]
@@ -166,6 +170,7 @@ def test_which_keys_that_are_strings_are_made_anew(rules, anew):
     assert (len(set(lines.to_pylist())) == 9000) is anew
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", [None, "yyyy-MM-dd'T'HH:mm:ss.SSSX", "yyyy-MM-dd HH:mm:ss"])
 def test_event_time_as_the_contract_writes_it(pattern):
     zone = None if pattern is None or "X" in pattern else "UTC"
@@ -210,6 +215,7 @@ def test_event_time_follows_the_rate(rate, disorder, start, partition, at):
 # ---------------------------------------------------------------------------- reading
 
 
+@pytest.mark.slow
 def test_all_are_given_once_and_in_order_whichever_way():
     input = GeneratedInput(rate=0, count=12_345, broken=0.1, partitions=3)
     expected = everything(input)

@@ -53,6 +53,7 @@ def test_a_second_run_is_refused_and_told_by_whom(folder):
     assert len(storage.list_files(folder)) == 1
 
 
+@pytest.mark.slow
 def test_a_second_run_can_wait(folder):
     first = RunLock(folder, "r1")
     first.acquire()
@@ -87,6 +88,7 @@ def test_a_live_process_of_this_host_stands(folder):
         RunLock(folder, "r2").acquire()
 
 
+@pytest.mark.slow
 def test_the_lease_is_renewed_while_the_block_runs(folder):
     with RunLock(folder, "r1", lease_seconds=0.3) as lock:
         first = holder(folder).expires

@@ -329,6 +329,7 @@ def test_records_that_are_too_long_are_told_without_their_bytes(tmp_path):
     assert long_one.preview == data[1][:1024]
 
 
+@pytest.mark.slow
 def test_blocks_of_many_records_come_in_pieces(tmp_path):
     path = written(tmp_path / "a.avro", [70_000, 1])
     reader = AvroReader(CONTRACT)
@@ -398,6 +399,7 @@ def out(tmp_path_factory) -> tuple[Path, dict[str, list[Any]]]:
     return folder, run(build)
 
 
+@pytest.mark.slow
 def test_each_source_balances(out):
     _, found = out
     read = Counter[str]()

@@ -253,6 +253,7 @@ def test_one_stray_quote_does_not_take_the_lines_after_it_with_it(multiline):
     assert faults == {b'10,"x': NOT_AT_END if multiline else NOT_CLOSED, b'20,"x" y': NOT_AT_END}
 
 
+@pytest.mark.slow
 def test_stray_quotes_everywhere_do_not_take_longer_than_a_while():
     file = b'a"b,"c\n' * 20_000 + b'"""x\n' * 20_000 + b'a,b"\n' * 20_000
     found = cut(file, chunk=LONG)
@@ -441,6 +442,7 @@ def test_any_bytes_are_good_or_bad_and_never_raise(tmp_path_factory, data, multi
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("range_bytes", [1, 3, 10, 1 << 20])
 def test_ranges_share_the_header_of_their_file(read, range_bytes):
     data = b"\n \n\n" + HEADER + b"".join(b"%d,n,\n" % i for i in range(1, 40))
@@ -531,6 +533,7 @@ def test_a_record_that_is_too_long(read):
     assert [r[:2] for r in found.regions] == [(11, 11 + 103)]
 
 
+@pytest.mark.slow
 def test_a_truncated_gzip_file_gives_what_is_readable(read):
     data = HEADER + b"".join(b"%d,n,\n" % i for i in range(1, 100_000))
     whole = gzip.compress(data, mtime=0)
@@ -594,6 +597,7 @@ def test_which_encodings_are_cut_as_bytes():
 # ------------------------------------------------------------------------------- as a transform
 
 
+@pytest.mark.slow
 def test_the_transform(tmp_path):
     (tmp_path / "a.csv").write_bytes(HEADER + b"1,a,2026-01-01T00:00:00Z\nx,b,\n0,c,\n2,d,\n")
     (tmp_path / "b.csv.gz").write_bytes(gzip.compress(HEADER + b"3,e,\n")[:-9])

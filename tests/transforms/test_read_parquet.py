@@ -430,6 +430,7 @@ def test_a_footer_that_is_none_is_refused(data):
 # ------------------------------------------------------------------------------- the transform
 
 
+@pytest.mark.slow
 def test_each_source_balances(tmp_path):
     written(tmp_path / "good.parquet", 20, row_group_size=6)
     pq.write_table(pa.table({"n": [1, -1, None]}), tmp_path / "bad.parquet")

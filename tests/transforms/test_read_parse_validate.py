@@ -117,6 +117,7 @@ def out(files) -> dict[str, list[Any]]:
 # --------------------------------------------------------------------------- nothing is lost
 
 
+@pytest.mark.slow
 def test_each_source_balances(files, out):
     """What was read is either a record or a dead letter, source by source."""
     read = Counter[str]()
@@ -200,6 +201,7 @@ def test_one_dead_letter_tells_all(out):
     ]
 
 
+@pytest.mark.slow
 def test_a_dead_letter_names_the_stage_that_its_origin_says():
     def build(pipeline: Any) -> dict[str, Any]:
         lines = pipeline | beam.Create([b"x", b'{"id":0}']) | ToPayloads()
@@ -314,6 +316,7 @@ def fates(out: dict[str, list[Any]]) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("range_bytes", [17, 100])
 def test_ids_and_verdicts_do_not_depend_on_the_split(files, out, range_bytes):
     again = run(lambda p: chain(p, files.pattern, range_bytes))
@@ -321,6 +324,7 @@ def test_ids_and_verdicts_do_not_depend_on_the_split(files, out, range_bytes):
     assert sum(t.rows for t in again["tallies"]) == sum(t.rows for t in out["tallies"])
 
 
+@pytest.mark.slow
 def test_judging_while_parsing_is_validating_after_it(files, out):
     """One pass instead of two, and the same dead letters of the same stages."""
     at_once = run(lambda p: chain(p, files.pattern, judge=True))
@@ -338,6 +342,7 @@ def test_helpers_change_nothing(files, out, judge):
     assert fates(helped) == fates(out)
 
 
+@pytest.mark.slow
 def test_records_may_leave_their_bytes_behind(files, out):
     """Where nobody behind Parse will refuse them; dead letters have them all the same."""
     light = run(lambda p: chain(p, files.pattern, judge=True, payload=False))
@@ -350,6 +355,7 @@ def test_records_may_leave_their_bytes_behind(files, out):
 # -------------------------------------------------------------------------- unknown fields
 
 
+@pytest.mark.slow
 def test_unknown_fields_pass_through_or_are_refused(files):
     plain = str(files.folder / "plain.jsonl")
     kept = run(lambda p: chain(p, plain, unknown_fields="keep"))
@@ -366,6 +372,7 @@ def test_unknown_fields_pass_through_or_are_refused(files):
 # ------------------------------------------------------------------------- Beam's own ways
 
 
+@pytest.mark.slow
 def test_dead_letters_go_to_beam_s_error_handler(files, out):
     """As dicts; the stage then gives its records alone."""
 
@@ -389,6 +396,7 @@ def test_dead_letters_go_to_beam_s_error_handler(files, out):
     assert {e["id"] for e in handled["errors"]} == {r["id"] for r in rows(out["dead_letters"])}
 
 
+@pytest.mark.slow
 def test_an_error_handler_can_be_any_transform(files):
     def build(pipeline: Any) -> dict[str, Any]:
         payloads = pipeline | beam.Create(LINES) | ToPayloads()
@@ -408,6 +416,7 @@ class KeepLarge(beam.DoFn):
         yield batch.filter(pa.array([n > 1 for n in batch.column("id").to_pylist()]))
 
 
+@pytest.mark.slow
 def test_rows_in_own_step_rows_out():
     """Each stage stands alone in a pipeline of the user's own."""
 
@@ -442,6 +451,7 @@ def test_rows_in_own_step_rows_out():
     assert dead["codes"] == ["TYPE"]
 
 
+@pytest.mark.slow
 def test_rows_that_came_out_can_go_in_again(files, out):
     """Decimals keep their digits, time stamps their offset."""
     before = [{k: v for k, v in row.items() if k[0] != "_"} for row in rows(out["records"])]
@@ -455,6 +465,7 @@ def test_rows_that_came_out_can_go_in_again(files, out):
     assert sorted(again["rows"], key=str) == sorted(before, key=str)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_json_cannot_say_is_refused_and_not_read_as_null(value):
     contract = Contract("c", "1", "c", (Field("n", "number"), Field("m", "string")))
@@ -474,6 +485,7 @@ def _no_position(row: dict[str, Any]) -> dict[str, Any]:
     return {"_source": "rows", "_position": None, "_payload": payload}
 
 
+@pytest.mark.slow
 def test_windows_and_time_stamps_are_kept():
     """Whatever a stage makes of a batch stays in the batch's window."""
 
@@ -523,6 +535,7 @@ def test_rows_are_gathered_into_batches_of_bounded_size():
 # ----------------------------------------------------------------------------------- edges
 
 
+@pytest.mark.slow
 def test_nothing_to_read(tmp_path):
     with pytest.raises(NoFiles):
         ReadFromJsonLines(str(tmp_path / "*.jsonl"))
@@ -541,6 +554,7 @@ def test_a_file_that_vanishes_fails_the_run(tmp_path):
         pipeline.run()
 
 
+@pytest.mark.slow
 def test_batches_that_are_all_bad_or_all_good():
     """No batch without rows leaves a stage."""
 

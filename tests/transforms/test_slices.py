@@ -18,7 +18,7 @@ from millstream.transforms.intervals.chain import Overtaken, run_id_of
 from millstream.transforms.intervals.slices import CommitSlicesFn, Missing
 from millstream.transforms.write.commit import Unbalanced
 
-from tests.transforms.slices_support import Clock, Job, Reader, Slice, Topic
+from tests.transforms.slices_support import Bag, Clock, Job, Reader, Slice, Topic, Value
 
 
 @pytest.fixture
@@ -222,47 +222,26 @@ def test_it_is_due_when_the_stream_stops(job, clock):
 # ------------------------------------------------------------------- in a runner's hands
 
 
-class Bag:
-    """The runner's states, which it puts back to what they were when a bundle fails."""
-
-    def __init__(self) -> None:
-        self.items: list[Any] = []
-
-    def read(self) -> list[Any]:
-        return list(self.items)
-
-    def add(self, item: Any) -> None:
-        self.items.append(copy.deepcopy(item))
-
-    def clear(self) -> None:
-        self.items = []
-
-
-class Count(Bag):
-    def read(self) -> int:
-        return sum(self.items)
-
-
 class Runner:
     """Gives slices to the committing step as a runner does."""
 
     def __init__(self, job: Job, every: float) -> None:
         self._make = lambda: CommitSlicesFn(job.commits, job.plan, job.carry, every)
-        self.pending, self.count = Bag(), Count()
+        self.pending, self.version = Bag(), Value()
         self.fn = self._make()
 
     def give(self, facts: Slice) -> list[Any]:
-        return list(self.fn.process((0, copy.copy(facts)), self.pending, self.count))
+        return list(self.fn.process((0, copy.copy(facts)), self.pending, self.version))
 
     def new_worker(self) -> None:
         """Another worker goes on with what the runner holds."""
         self.fn = self._make()
 
     def checkpoint(self) -> tuple[list[Any], list[Any]]:
-        return list(self.pending.items), list(self.count.items)
+        return list(self.pending.items), list(self.version.items)
 
     def go_back(self, checkpoint: tuple[list[Any], list[Any]]) -> None:
-        self.pending.items, self.count.items = list(checkpoint[0]), list(checkpoint[1])
+        self.pending.items, self.version.items = list(checkpoint[0]), list(checkpoint[1])
 
 
 def test_a_new_worker_reads_what_waits(job):
@@ -296,6 +275,7 @@ def test_a_slice_that_waits_for_one_before_it_is_kept_by_the_runner(job, clock):
     job.assert_exact(TOPIC)
 
 
+@pytest.mark.slow
 def test_states_of_a_shard_without_news_outlive_the_commits_that_are_kept(job, monkeypatch):
     monkeypatch.setattr(chain_module, "KEEP_LINKS", 3)
     topic: Topic = {"p/0": [(1, page) for page in "abcdefgh"] + [(2, "a")] * 8}

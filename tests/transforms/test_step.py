@@ -143,6 +143,7 @@ def test_steps_are_picklable(kind):
     assert numbers_of(step.attempt(batch_of([1, 3, 4])).records, "half") == [0, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HALVES)
 def test_in_a_pipeline_every_record_is_accounted_for(kind):
     batches = [
@@ -184,6 +185,7 @@ def test_in_a_pipeline_every_record_is_accounted_for(kind):
     assert letter["event_time"] == RECORD["ts"]
 
 
+@pytest.mark.slow
 def test_a_step_can_follow_a_step():
     first = python_step("halves_of_row", "row", {"half": "integer"})
     second = SqlStep("SELECT n, half::VARCHAR AS ts FROM records WHERE half > 0", first.schema)
@@ -245,6 +247,7 @@ def test_errors_are_shown_short_and_on_one_line():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "field",
     [
@@ -259,6 +262,7 @@ def test_where_fields_are_classified_texts_of_errors_are_not_shown(field):
     assert hidden == "SqlError: its text is not shown, as records hold classified fields"
 
 
+@pytest.mark.slow
 def test_else_they_are():
     said = "Conversion Error: Could not convert string 'a' to INT32 when casting from source column"
     assert messages(NO_INTEGER, batch_of([1]), contract=CONTRACT) == [f"SqlError: {said} text"]

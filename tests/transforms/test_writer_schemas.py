@@ -283,6 +283,7 @@ def test_a_registry_that_stops_makes_no_dead_letters():
     assert decoder.decode(binary([known, b"{}"])).refused == [1]
 
 
+@pytest.mark.slow
 def test_nobody_there_is_unavailable():
     nobody = f"http://127.0.0.1:{free_port()}"
     with (

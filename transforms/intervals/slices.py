@@ -10,15 +10,16 @@ positions that are committed, and is passed over.
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 import msgspec
 import pyarrow as pa
-from apache_beam.coders import PickleCoder
+from apache_beam.coders import BytesCoder, PickleCoder
 from apache_beam.pvalue import TaggedOutput
-from apache_beam.transforms.userstate import BagStateSpec, CombiningValueStateSpec
+from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec
 from apache_beam.transforms.window import FixedWindows, GlobalWindows
 
 from ...schemas.aggregates.open_windows import contributed
@@ -147,7 +148,7 @@ def _listed(group: tuple[int, Any]) -> tuple[int, list[Any]]:
 
 
 _PENDING_PARAM = beam.DoFn.StateParam(BagStateSpec("pending", PickleCoder()))
-_COUNT_PARAM = beam.DoFn.StateParam(CombiningValueStateSpec("count", combine_fn=sum))
+_VERSION_PARAM = beam.DoFn.StateParam(ReadModifyWriteStateSpec("version", BytesCoder()))
 _PATIENCE_SECONDS = 600.0
 """How long slices wait for one that lies between them and what is committed."""
 _EASE = 4
@@ -162,15 +163,16 @@ class CommitSlicesFn(beam.DoFn):
         self._make = (commits, plan, carry)
         self._every = every
         self._gathered: Gathered | None = None
+        self._version = b""
 
     def process(
         self,
         element: tuple[int, list[Any]],
         pending: Any = _PENDING_PARAM,
-        count: Any = _COUNT_PARAM,
+        version: Any = _VERSION_PARAM,
     ) -> Iterator[RunRecord]:
         gathered, self._gathered = self._gathered, None
-        if gathered is None or len(gathered.slices) != count.read():
+        if gathered is None or version.read() != self._version:
             # This worker is new to it, or what it did last has been undone.
             gathered = Gathered(*self._make)
             for facts in pending.read():
@@ -179,13 +181,13 @@ class CommitSlicesFn(beam.DoFn):
         if gathered.is_due(self._every):
             yield from gathered.commit()
             pending.clear()
-            count.clear()
             left = gathered.slices
         else:
             left = [element[1]]
         for facts in left:
             pending.add(facts)
-            count.add(1)
+        self._version = uuid.uuid4().bytes
+        version.write(self._version)
         self._gathered = gathered  # only now are the runner's state and ours alike
 
 

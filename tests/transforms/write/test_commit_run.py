@@ -209,6 +209,7 @@ def test_the_order_of_facts_does_not_matter(tmp_path_factory, source):
     assert digests[0] == digests[1]
 
 
+@pytest.mark.slow
 def test_every_crash_of_a_launch_can_be_mended(tmp_path_factory):
     """Died anywhere from begin to record, then launched again with other bundles."""
 
@@ -282,6 +283,7 @@ def run_pipeline(job, token, batches, tallies):
     return Path(seen).read_text()
 
 
+@pytest.mark.slow
 def test_a_pipeline_commits(tmp_path):
     job = Job(tmp_path, 1, 2, 3)
     token = job.store.begin(job.plan).token
@@ -293,6 +295,7 @@ def test_a_pipeline_commits(tmp_path):
     job.check_seen_files()
 
 
+@pytest.mark.slow
 def test_a_pipeline_without_input_commits(tmp_path):
     job = Job(tmp_path, dead=0)
     token = job.store.begin(job.plan).token
@@ -300,6 +303,7 @@ def test_a_pipeline_without_input_commits(tmp_path):
     assert job.store.begin(job.plan).kind == "done"
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_lost_records_fails(tmp_path):
     job = Job(tmp_path, 1)
     token = job.store.begin(job.plan).token

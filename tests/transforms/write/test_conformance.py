@@ -65,6 +65,7 @@ def test_the_same_token_with_other_content(target: Target):
     target.assert_holds(events(1, 2))
 
 
+@pytest.mark.slow
 def test_another_plan_under_the_same_run_id(target: Target):
     target.needs("one plan")
     target.commit(events(1, 2))
@@ -77,6 +78,7 @@ def test_another_plan_under_the_same_run_id(target: Target):
     other.destination.refuse_replacing("r2")
 
 
+@pytest.mark.slow
 def test_several_runs_add_up(target: Target):
     for n in (1, 2, 3):
         target.commit(events(n), run_id=f"r{n}")
@@ -87,6 +89,7 @@ def test_several_runs_add_up(target: Target):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_outputs_of_one_run(target: Target):
     other = target.another()
     for table, n in ((target, 1), (other, 2)):
@@ -124,6 +127,7 @@ def test_a_million_rows(target: Target):
 # ------------------------------------------------------------------------------ crashes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", ["", "mode=upsert"])
 @pytest.mark.parametrize("error", [LOST, Interrupted()], ids=["fails", "dies"])
 @pytest.mark.parametrize("moment", ["before", "after"])

@@ -96,6 +96,7 @@ def _each_position_once(loads: list[list[Row]]) -> list[list[Row]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", [UPSERT, DELETING])
 def test_any_order_and_split_of_loads_gives_the_same_table(target: Target, query: str):
     target.needs_mode(query)
@@ -125,6 +126,7 @@ def committed(target: Target, query: str, *loads: Sequence[Row]) -> Target:
     return target
 
 
+@pytest.mark.slow
 def test_a_late_row_does_not_undo_a_newer_one(target: Target):
     target.needs_mode(UPSERT)
     target.needs("any order")
@@ -133,6 +135,7 @@ def test_a_late_row_does_not_undo_a_newer_one(target: Target):
     target.assert_holds([new], CUSTOMERS)
 
 
+@pytest.mark.slow
 def test_a_late_row_does_not_bring_back_what_was_deleted(target: Target):
     target.needs_mode(UPSERT)
     target.needs("any order")
@@ -146,6 +149,7 @@ def test_a_late_row_does_not_bring_back_what_was_deleted(target: Target):
     target.assert_holds([newer, other], CUSTOMERS)
 
 
+@pytest.mark.slow
 def test_a_deletion_that_comes_before_its_row(target: Target):
     target.needs_mode(UPSERT)
     target.needs("any order")
@@ -161,6 +165,7 @@ def test_a_late_deletion_deletes_nothing_newer(target: Target):
     target.assert_holds([row], CUSTOMERS)
 
 
+@pytest.mark.slow
 def test_of_rows_that_are_equally_new_the_later_load_stands(target: Target):
     target.needs_mode(UPSERT)
     first, second = customer(1, 1, tags=["first"]), customer(1, 1, tags=["second"])
@@ -168,6 +173,7 @@ def test_of_rows_that_are_equally_new_the_later_load_stands(target: Target):
     target.assert_holds([second], CUSTOMERS)
 
 
+@pytest.mark.slow
 def test_without_an_order_the_later_load_stands(target: Target):
     """As of results: they have a key, and neither event time nor position."""
     target.needs_mode(UPSERT)
@@ -186,6 +192,7 @@ def test_where_the_row_that_stands_came_from_is_stored(target: Target):
     target.assert_holds(rows[1:], CUSTOMERS.ordered())
 
 
+@pytest.mark.slow
 def test_rows_with_a_null_in_their_key_are_like_no_other(target: Target):
     target.needs_mode(UPSERT)
     target.needs("null key")
@@ -268,6 +275,7 @@ def _numbered(drawn: list[list[Any]]) -> Iterator[list[Row]]:
         yield found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", PARTITIONS)
 def test_partitions_that_a_load_has_rows_of_are_replaced(target: Target, by: str):
     query = f"mode=replace&partition_by={by}"
@@ -284,6 +292,7 @@ def test_partitions_that_a_load_has_rows_of_are_replaced(target: Target, by: str
     check()
 
 
+@pytest.mark.slow
 def test_a_null_is_a_partition_too(target: Target):
     query = "mode=replace&partition_by=note"
     target.needs_mode(query)
@@ -294,6 +303,7 @@ def test_a_null_is_a_partition_too(target: Target):
     target.assert_holds([*old[2:], *new])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["note", "date(at)", "hour(at)"])
 def test_a_null_partition_stays_while_others_are_replaced(target: Target, by: str):
     query = f"mode=replace&partition_by={by}"
@@ -306,6 +316,7 @@ def test_a_null_partition_stays_while_others_are_replaced(target: Target, by: st
     target.assert_holds([kept, *new])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["note", "date(at)", "hour(at)"])
 def test_a_null_partition_is_replaced_together_with_others(target: Target, by: str):
     query = f"mode=replace&partition_by={by}"
@@ -318,6 +329,7 @@ def test_a_null_partition_is_replaced_together_with_others(target: Target, by: s
     target.assert_holds([kept, *new])
 
 
+@pytest.mark.slow
 def test_partitions_are_replaced_in_a_table_that_was_appended_to(target: Target):
     query = "mode=replace&partition_by=date(at)"
     target.needs_mode(query)
@@ -327,6 +339,7 @@ def test_partitions_are_replaced_in_a_table_that_was_appended_to(target: Target)
     target.assert_holds([other_day, *events(4, 5)])
 
 
+@pytest.mark.slow
 def test_partitions_are_replaced_once(target: Target):
     query = "mode=replace&partition_by=note"
     target.needs_mode(query)

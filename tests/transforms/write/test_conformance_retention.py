@@ -23,6 +23,7 @@ def table_of(target: Target) -> TableDestination:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", ["at", "UPPER"])
 def test_rows_expire(target: Target, column: str):
     fields = [replace(f, name=column) if f.name == "at" else f for f in EVENTS.fields]
@@ -41,6 +42,7 @@ def test_rows_expire(target: Target, column: str):
     assert found.expire(found.target, column, before) == 0
 
 
+@pytest.mark.slow
 def test_tokens_are_forgotten(target: Target):
     found = table_of(target)
     later = time.time() + 60

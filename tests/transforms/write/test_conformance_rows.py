@@ -55,6 +55,7 @@ def picky(target: Target) -> Target:
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [[], [2], [1, 2, 5, 9], list(range(1, 10))], ids=len)
 def test_refused_rows_become_dead_letters(picky: Target, bad: list[int]):
     rows = [event(n, amount=-n if n in bad else n, _position=n) for n in range(1, 10)]
@@ -64,6 +65,7 @@ def test_refused_rows_become_dead_letters(picky: Target, bad: list[int]):
     assert_refused(picky, work, rows, [event(0)])
 
 
+@pytest.mark.slow
 def test_a_null_is_not_below_zero(picky: Target):
     rows = [*events(1, 2, amount=None), event(3, amount=-3), *events(4, amount=None)]
     work = picky.commit(rows)
@@ -78,6 +80,7 @@ def test_a_tenth_of_fifty_thousand_rows_is_refused(picky: Target):
     assert_refused(picky, work, rows, [event(0)])
 
 
+@pytest.mark.slow
 def test_refused_rows_of_an_upsert(picky: Target):
     rows = [event(n, amount=-n if n % 2 else n, note="upserted") for n in range(8)]
     picky.needs_mode("mode=upsert")
@@ -100,6 +103,7 @@ def test_a_process_that_dies_after_it_refused_rows(picky: Target, tmp_path):
     assert_refused(picky, work, rows, [event(0)])
 
 
+@pytest.mark.slow
 def test_results_are_refused_as_a_whole(picky: Target):
     """They come from no record: there is nothing that a dead letter could hold."""
     table = Table(EVENTS.fields)
@@ -167,6 +171,7 @@ def results(target: Target, *numbers: int, query: str = "", run_id: str = "r1") 
     return target.staged_parts(tables, parts, query, run_id)
 
 
+@pytest.mark.slow
 def test_results_and_their_states(target: Target):
     target.needs("states")
     work = results(target, *range(100))
@@ -179,6 +184,7 @@ def test_results_and_their_states(target: Target):
     assert_results(target, [work, more], range(100), range(1000, 1100))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_results_are_never_without_their_states(target: Target, moment: Moment):
     target.needs("states")
@@ -204,6 +210,7 @@ def test_results_are_never_without_their_states(target: Target, moment: Moment):
         assert_results(target, [first, work], range(1000, 1100), range(100))
 
 
+@pytest.mark.slow
 def test_results_that_are_upserted(target: Target):
     """A window's result is replaced; the states that it is made of add up."""
     target.needs("states")

@@ -43,6 +43,7 @@ MORE = (
 )
 
 
+@pytest.mark.slow
 def test_examining_changes_nothing(target: Target):
     work = target.staged(events(1))
     work.destination.check_tables(work.commit.tables)
@@ -54,6 +55,7 @@ def test_examining_changes_nothing(target: Target):
     assert target.read(wider).schema.names == EVENTS.schema.names
 
 
+@pytest.mark.slow
 def test_a_table_gets_the_columns_that_it_lacks(target: Target):
     target.needs("evolve")
     wider = with_fields(*MORE)
@@ -67,6 +69,7 @@ def test_a_table_gets_the_columns_that_it_lacks(target: Target):
     target.assert_holds([*old, *new, *events(4)], wider)
 
 
+@pytest.mark.slow
 def test_a_new_column_that_is_required_may_be_null_in_old_rows(target: Target):
     target.needs("evolve")
     wider = with_fields(Field("score", "number", storage="float64", required=True))
@@ -92,6 +95,7 @@ def test_several_commits_make_a_table_wider_by_an_upsert(target: Target):
     target.assert_holds([*events(1), *new], wider)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "changes"),
     [

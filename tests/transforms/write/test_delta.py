@@ -117,6 +117,7 @@ def test_uris_that_cannot_be_used(uri, message):
 # -------------------------------------------------------------------------------- token
 
 
+@pytest.mark.slow
 def test_a_token_outlives_the_log(lake):
     """Checkpoints keep transactions; what else a commit says is deleted with its entry."""
     work = lake.commit(events(1))
@@ -374,6 +375,7 @@ def test_columns_become_partitions(lake):
         lake.output("partition_by=note").destination.check_tables({"data": EVENTS})
 
 
+@pytest.mark.slow
 def test_a_partitioned_table_is_upserted_and_replaced(lake):
     """In the table's own partitions, whatever their values look like."""
     notes = ["NO", "a/b c%20=é", None, "..", "__HIVE_DEFAULT", "q\"'\n", "null"]
@@ -603,6 +605,7 @@ def test_rows_are_not_quoted():
 # ---------------------------------------------------------------------------- deletions
 
 
+@pytest.mark.slow
 def test_what_is_older_than_a_deletion_stays_deleted(lake):
     def row(n: int, hour: float, gone: bool | None = None) -> Row:
         return event(n, at=at(hour), gone=gone)

@@ -187,6 +187,7 @@ def test_golden_manifest(golden):
     golden("manifest", Manifest(format=FORMAT, version=7, entries=(entry,)))
 
 
+@pytest.mark.slow
 def test_every_crash_can_be_mended(tmp_path_factory):
     """A commit that replaces an older plan, beside another run, interrupted anywhere."""
 

@@ -124,6 +124,7 @@ def test_after_any_crash_a_sweep_takes_nothing_that_is_needed(tmp_path_factory):
 FORMS = {"records": "parquet", "dead": "jsonl", "ledger": "jsonl"}
 
 
+@pytest.mark.slow
 def test_a_crash_in_a_sweep_is_mended_by_the_next(tmp_path_factory):
     def prepare():
         job = Job(tmp_path_factory.mktemp("gc"), 1, 2, 3)

@@ -109,6 +109,7 @@ def files_on_disk(target: Target) -> set[str]:
 # ------------------------------------------------------------------------------ the token
 
 
+@pytest.mark.slow
 def test_the_token_is_a_property_of_the_snapshot(target: Target):
     target.commit(events(1, 2), run_id="r1")
     target.commit(run_id="r2")
@@ -122,6 +123,7 @@ def test_the_token_is_a_property_of_the_snapshot(target: Target):
     assert '"rows":2' in held[0]["millstream.held.r1"]
 
 
+@pytest.mark.slow
 def test_rolled_back_rows_are_not_held(target: Target):
     target.commit(events(1), run_id="r1")
     work = target.commit(events(2), run_id="r2")
@@ -134,6 +136,7 @@ def test_rolled_back_rows_are_not_held(target: Target):
     assert work.held
 
 
+@pytest.mark.slow
 def test_a_gap_of_expired_snapshots_hides_no_older_token(target: Target):
     for n in (1, 2, 3):
         target.commit(events(n), run_id=f"r{n}")
@@ -188,6 +191,7 @@ def another_first(target: Target, *works: Work) -> Iterator[list[int]]:
         yield attempts
 
 
+@pytest.mark.slow
 def test_data_files_of_an_append_outlive_a_conflict(target: Target):
     target.commit(events(0), run_id="r0")
     work = target.staged(events(1, 2), run_id="r1")
@@ -200,6 +204,7 @@ def test_data_files_of_an_append_outlive_a_conflict(target: Target):
     assert len(data_files(target)) == 5
 
 
+@pytest.mark.slow
 def test_data_files_are_written_anew_for_other_columns(target: Target):
     """Both add a column, and both would give it the same field id."""
     target.commit(events(0), run_id="r0")
@@ -214,6 +219,7 @@ def test_data_files_are_written_anew_for_other_columns(target: Target):
     assert files_on_disk(target) == data_files(target)
 
 
+@pytest.mark.slow
 def test_an_upsert_is_planned_anew_after_a_conflict(target: Target):
     target.commit(events(1), query=UPSERT, run_id="r0")
     work = target.staged([event(2, note="mine"), event(3, note="mine")], query=UPSERT, run_id="r1")
@@ -226,6 +232,7 @@ def test_an_upsert_is_planned_anew_after_a_conflict(target: Target):
     target.assert_holds(expected)
 
 
+@pytest.mark.slow
 def test_who_never_is_first_says_so(target: Target, monkeypatch):
     monkeypatch.setattr(module, "ATTEMPTS", 2)
     target.commit(events(0), run_id="r0")
@@ -239,6 +246,7 @@ def test_who_never_is_first_says_so(target: Target, monkeypatch):
     target.assert_holds(events(0, 1, 10, 11))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", ["", UPSERT, "mode=replace&partition_by=note"])
 def test_a_failing_attempt_takes_its_data_files_along(target: Target, monkeypatch, query: str):
     target.commit(events(1, 2, note="n"), query=query, run_id="r0")
@@ -257,6 +265,7 @@ def test_a_failing_attempt_takes_its_data_files_along(target: Target, monkeypatc
     assert work.held
 
 
+@pytest.mark.slow
 def test_files_of_a_dead_attempt_can_be_told_by_their_run(target: Target):
     target.commit(events(0), run_id="r0")
     work = target.staged(events(1), run_id="some-run")
@@ -273,6 +282,7 @@ def test_files_of_a_dead_attempt_can_be_told_by_their_run(target: Target):
 # ------------------------------------------------------------------------------ data files
 
 
+@pytest.mark.slow
 def test_rows_are_written_in_row_groups_and_files_of_bounded_size(target: Target, monkeypatch):
     monkeypatch.setattr(iceberg_files, "GROUP_ROWS", 100)
     table = Table((Field("n", "integer"), Field("note", "string")), has_identity=True)
@@ -311,6 +321,7 @@ def test_names_that_parquet_files_write_otherwise(target: Target):
     target.assert_holds(rows, table)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["country,date(at)", "hour(at)", "u,b,d"])
 def test_partitions_of_a_table_that_is_made(target: Target, by: str):
     table = Table(
@@ -343,6 +354,7 @@ def test_partitions_of_a_table_that_is_made(target: Target, by: str):
     assert some.num_rows == 12
 
 
+@pytest.mark.slow
 def test_more_partitions_than_files_are_open(target: Target, monkeypatch):
     monkeypatch.setattr(iceberg_files, "OPEN_FILES", 2)
     monkeypatch.setattr(iceberg_files, "GATHERED_BYTES", 2000)
@@ -401,6 +413,7 @@ def test_partitions_that_need_more_than_is_installed(target: Target, monkeypatch
 # ------------------------------------------------------------------------------ columns
 
 
+@pytest.mark.slow
 def test_columns_within_columns_are_added(target: Target):
     place = Field("place", "object", fields=(Field("city", "string"),))
     lines = Field("lines", "array", items=Field("item", "object", fields=(Field("a", "integer"),)))
@@ -493,6 +506,7 @@ def test_a_wider_table_takes_the_values(target: Target):
         work.destination.check_tables({"data": lossy})
 
 
+@pytest.mark.slow
 def test_identifiers_of_a_table_that_is_made(target: Target):
     other, third = target.another(), target.another()
     target.commit(events(1), query=UPSERT)
@@ -573,6 +587,7 @@ def ordered_events(*numbers: int, **values: Any) -> list[dict[str, Any]]:
     return [event(n, **{"id": f"{n:04d}", **values}) for n in numbers]
 
 
+@pytest.mark.slow
 def test_only_files_that_have_a_key_are_written_anew(target: Target, read_files: list[str]):
     for n in range(4):
         rows = ordered_events(*range(10 * n, 10 * n + 10))
@@ -591,6 +606,7 @@ def test_only_files_that_have_a_key_are_written_anew(target: Target, read_files:
     target.assert_holds([*rows, *new])
 
 
+@pytest.mark.slow
 def test_a_file_of_which_nothing_stands_just_goes(target: Target):
     target.commit(ordered_events(1, 2), query=UPSERT, run_id="r1")
     newer = NOON + dt.timedelta(days=1)
@@ -600,6 +616,7 @@ def test_a_file_of_which_nothing_stands_just_goes(target: Target):
     assert len(data_files(target)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("null", [None, [], [None], [{"a": None}, None]], ids=str)
 def test_rows_that_are_written_anew_are_the_same(target: Target, null: Any):
     """pyiceberg's own reader makes an empty array of a null one."""
@@ -640,6 +657,7 @@ def test_an_upsert_into_a_table_that_was_appended_to(target: Target):
     target.assert_holds([*new, *events(2)])
 
 
+@pytest.mark.slow
 def test_a_key_that_partitions_the_table_and_may_be_null(target: Target):
     loose = replace(EVENTS, fields=tuple(replace(f, required=False) for f in EVENTS.fields))
     query = "mode=upsert&partition_by=id"
@@ -650,6 +668,7 @@ def test_a_key_that_partitions_the_table_and_may_be_null(target: Target):
     target.assert_holds([*old[:2], *new], loose)
 
 
+@pytest.mark.slow
 def test_deletions_are_remembered_beside_the_table(target: Target):
     table = replace(EVENTS, fields=(*EVENTS.fields, Field("gone", "boolean")))
     query = f"{UPSERT}&deleted=gone"
@@ -670,6 +689,7 @@ def test_deletions_are_remembered_beside_the_table(target: Target):
     target.assert_holds(events(1), table)
 
 
+@pytest.mark.slow
 def test_a_deletion_whose_commit_died_is_carried_out_by_the_next(target: Target):
     table = replace(EVENTS, fields=(*EVENTS.fields, Field("gone", "boolean")))
     query = f"{UPSERT}&deleted=gone"
@@ -685,6 +705,7 @@ def test_a_deletion_whose_commit_died_is_carried_out_by_the_next(target: Target)
     target.assert_holds(events(1), table)
 
 
+@pytest.mark.slow
 def test_deletions_that_were_noted_for_another_plan_are_added_to(target: Target):
     table = replace(EVENTS, fields=(*EVENTS.fields, Field("gone", "boolean")))
     query = f"{UPSERT}&deleted=gone"
@@ -792,6 +813,7 @@ def test_rows_that_delete_files_name_are_gone(target: Target, tmp_path):
 # ------------------------------------------------------------------------------ replacing
 
 
+@pytest.mark.slow
 def test_partitions_that_the_table_has_are_not_read(target: Target, read_files: list[str]):
     query = "mode=replace&partition_by=note,date(at)"
     days = [None, NOON - dt.timedelta(days=30_000), NOON]
@@ -806,6 +828,7 @@ def test_partitions_that_the_table_has_are_not_read(target: Target, read_files: 
     assert read_files == []
 
 
+@pytest.mark.slow
 def test_partitions_that_the_table_has_not_are_looked_for(target: Target, read_files: list[str]):
     target.commit(events(1, 2, note="NO"), query="partition_by=date(at)", run_id="r1")
     target.commit(events(3, note="SE"), run_id="r2")
@@ -816,6 +839,7 @@ def test_partitions_that_the_table_has_not_are_looked_for(target: Target, read_f
     assert len(read_files) == 2
 
 
+@pytest.mark.slow
 def test_the_last_day_that_there_is(target: Target):
     query = "mode=replace&partition_by=date(at)"
     last = dt.datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=dt.UTC)
@@ -926,6 +950,7 @@ def test_a_warehouse_that_cannot_be_written_to(target: Target, tmp_path, monkeyp
     assert not work.held
 
 
+@pytest.mark.slow
 def test_a_busy_database_is_asked_again(target: Target):
     target.commit(events(0), run_id="r0")
     work = target.staged(events(1), run_id="r1")
@@ -938,6 +963,7 @@ def test_a_busy_database_is_asked_again(target: Target):
     target.assert_holds(events(0, 1))
 
 
+@pytest.mark.slow
 def test_without_pyiceberg(tmp_path):
     """The façade says what to install."""
     script = (

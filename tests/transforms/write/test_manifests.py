@@ -119,6 +119,7 @@ def _named(path: str) -> list[str]:
     return json.loads(Path(path).read_text()).get("older", [])
 
 
+@pytest.mark.slow
 def test_a_commit_that_dies_anywhere_can_be_repeated(tmp_path_factory):
     def prepare() -> str:
         folder = str(tmp_path_factory.mktemp("crash"))

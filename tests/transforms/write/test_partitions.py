@@ -445,6 +445,7 @@ def test_replacing_removes_folders_that_are_empty(tmp_path):
     assert rows(to) == [("n2=1", 9), ("n2=3", 3)]
 
 
+@pytest.mark.slow
 def test_every_crash_can_be_mended(tmp_path_factory):
     """A commit that replaces other partitions, beside another run, interrupted anywhere."""
 

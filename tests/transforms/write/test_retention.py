@@ -288,6 +288,7 @@ def shop(request, tmp_path) -> Shop:
     return Shop(tmp_path, MIXES[request.param])
 
 
+@pytest.mark.slow
 def test_settled_runs(tmp_path):
     shop = Shop(tmp_path)
     for number, days in ((1, 9), (2, 7)):
@@ -334,6 +335,7 @@ def test_an_attempt_without_a_record_keeps_what_it_prepared(tmp_path):
 
 
 class TestTokens:
+    @pytest.mark.slow
     def test_old_ones_of_settled_runs_are_forgotten(self, tmp_path):
         shop = Shop(tmp_path)
         for number, days in ((1, 9), (2, 9), (3, 1)):
@@ -349,6 +351,7 @@ class TestTokens:
         assert shop.tokens() == {"r2", "r3"}
         assert shop.tokens("hours") == {"r1", "r2", "r3"}, "other tables have tokens of their own"
 
+    @pytest.mark.slow
     def test_another_jobs_tokens_stay(self, tmp_path):
         """Two jobs write to one table; each knows its own runs alone."""
         shop = Shop(tmp_path)
@@ -373,6 +376,7 @@ class TestTokens:
         assert (to.old_tokens(NOW), to.expire("t", "ts", NOW)) == ([], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", MIXES)
 def test_a_commit_that_comes_after_all_is_forgotten(tmp_path, mix):
     """Of a pipeline that has outlived everything that it could have been told."""
@@ -412,6 +416,7 @@ class TestRowsOfTables:
         with duckdb.connect(to.file) as db:
             return [n for (n,) in db.execute('SELECT n FROM s."a ""b" ORDER BY n').fetchall()]
 
+    @pytest.mark.slow
     def test_what_is_before_goes(self, to):
         exactly = dt.datetime(2020, 1, 1, tzinfo=dt.UTC).timestamp()
         assert to.expire(to.target, 'when "x', exactly, dry_run=True) == 2
@@ -549,6 +554,7 @@ class TestWithdrawing:
         assert shop.table("dead_letters") == Counter()
 
 
+@pytest.mark.slow
 def test_a_forgotten_run_is_still_answered_by_its_record(shop):
     first = shop.launch(1)
     before = shop.kept()

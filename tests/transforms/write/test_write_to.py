@@ -32,6 +32,7 @@ def test_exports():
     assert all(hasattr(write, name) for name in write.__all__)
 
 
+@pytest.mark.slow
 def test_parquet(tmp_path):
     run(WriteToParquet(str(tmp_path)), numbers(1, 2), numbers(3))
     tables = [pq.read_table(path) for path in live_files(f"parquet:{tmp_path}")]
@@ -39,12 +40,14 @@ def test_parquet(tmp_path):
     assert tables[0].schema.names == ["n"]
 
 
+@pytest.mark.slow
 def test_json_lines(tmp_path):
     run(WriteToJsonLines(str(tmp_path), "events", "r1"), numbers(1))
     (path,) = tmp_path.glob("events-r1-*.jsonl")
     assert path.read_text() == '{"n":1}\n'
 
 
+@pytest.mark.slow
 def test_windowed_input_is_one_commit(tmp_path):
     run(
         WriteTo(f"jsonl:{tmp_path}", keep_identity=True),
@@ -55,12 +58,14 @@ def test_windowed_input_is_one_commit(tmp_path):
     assert path.read_text() == '{"n":1,"_source":"s","_position":0,"_payload":"MQ=="}\n'
 
 
+@pytest.mark.slow
 def test_nothing_to_write(tmp_path):
     run(WriteTo(f"parquet:{tmp_path}", run_id="r1"))
     (entry,) = read_manifest(str(tmp_path)).entries
     assert (entry.run_id, entry.rows) == ("r1", 0)
 
 
+@pytest.mark.slow
 def test_the_same_run_id_writes_once(tmp_path):
     for _ in range(2):
         run(WriteTo(f"jsonl:{tmp_path}", run_id="r1"), numbers(1))
@@ -69,6 +74,7 @@ def test_the_same_run_id_writes_once(tmp_path):
         run(WriteTo(f"jsonl:{tmp_path}", run_id="r1"), numbers(2))
 
 
+@pytest.mark.slow
 def test_without_run_id_every_pipeline_writes(tmp_path):
     for _ in range(2):
         run(WriteTo(f"jsonl:{tmp_path}"), numbers(1))
