@@ -14,7 +14,7 @@ _SETTINGS = "_hypothesis_internal_use_settings"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "not slow" not in config.getoption("markexpr"):
+    if "not slow" not in (config.getoption("markexpr") or ""):
         return
     for item in items:
         test = getattr(item, "function", None)
