@@ -42,6 +42,7 @@ setup(
         "rich>=13",
         "tenacity>=8.2",
         "pybreaker>=1.2",
+        "packaging>=22",
     ],
     extras_require={
         "gcp": [

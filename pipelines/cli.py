@@ -17,7 +17,7 @@ from .logs import say
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit code is one of :mod:`.exit_codes`."""
-    from . import contract_command, files_command, gc_command, generate_command
+    from . import contract_command, doctor_command, files_command, gc_command, generate_command
 
     parser = Parser(
         prog="millstream",
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         "files": files_command,
         "gc": gc_command,
     }
-    for module in others.values():
+    for module in (*others.values(), doctor_command):
         module.add_parser(commands)
     try:
         arguments, beam_flags = parser.parse_known_args(argv)
@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
             from .launch import run
 
             return run(arguments, beam_flags)
+        if arguments.command == "doctor":
+            return doctor_command.run(arguments, beam_flags)
         if beam_flags:
             parser.error(f"unrecognized arguments: {' '.join(beam_flags)}")
         return others[arguments.command].run(arguments)
