@@ -17,7 +17,7 @@ import msgspec
 from packaging.requirements import Requirement
 
 from . import runners
-from .job import STREAMS, Job, JobError, Places, check_going_on, load_job
+from .job import Job, JobError, Places, check_going_on, load_job
 
 if TYPE_CHECKING:
     from .graph import Run
@@ -244,8 +244,7 @@ def _prepared(job: Job, streaming: bool, places: Places) -> Iterator[Finding]:
     yield Finding("ok", "contract", said)
     goes_on = bool(job.until or streaming)
     inputs = ()
-    stream = next((uri for uri in job.input if uri.partition("://")[0] in STREAMS), None)
-    if stream is None:
+    if job.stream is None:
         if streaming:
             job = msgspec.structs.replace(job, allow_no_input=True)
         inputs = tuple(job_inputs(job, places))
@@ -259,8 +258,8 @@ def _prepared(job: Job, streaming: bool, places: Places) -> Iterator[Finding]:
     for output in (*run.outputs, run.ledger):
         yield Finding("ok", "output", f"{output.name}: {output.uri}")
     yield from _state(run)
-    if stream is not None:
-        yield _of_stream(run, stream, streaming, places)
+    if job.stream is not None:
+        yield _of_stream(run, job.stream, streaming, places)
 
 
 def _state(run: Run) -> Iterator[Finding]:

@@ -167,6 +167,11 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         int | None, "processes that help the local runner decode; else by processors and input"
     ] = None
 
+    @property
+    def stream(self) -> str | None:
+        """The first input that is a stream, and no file."""
+        return next((uri for uri in self.input if uri.partition("://")[0] in STREAMS), None)
+
 
 KEYS: dict[str, Any] = get_type_hints(Job, include_extras=True)
 """Key → its annotated type, in the order of the class."""
@@ -345,7 +350,7 @@ def check_going_on(job: Job, streaming: bool, places: Places) -> None:
         raise places.error(("deduplicate",), said)
     if not job.until and not streaming:
         return
-    endless = streaming and any(uri.partition("://")[0] in STREAMS for uri in job.input)
+    endless = streaming and job.stream is not None
     if (streaming and job.deduplicate == "run") or (endless and job.deduplicate == "committed"):
         said = "a stream has no end at which all its records could be compared: say deduplicate: "
         raise places.error(("deduplicate",), said + "horizon, and horizon: 24h, or how long it is")

@@ -23,7 +23,7 @@ from ..transforms.storage import StorageError
 from . import logs, runners
 from .arguments import job_flags
 from .execute import execute, fail, report, settled
-from .job import KEYS, STREAMS, Job, JobError, Places, check_going_on, load_job
+from .job import KEYS, Job, JobError, Places, check_going_on, load_job
 from .logs import say
 from .prepare import (
     input_format,
@@ -68,7 +68,7 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
         contract = job_contract(job)
         storage.use_options(beam_flags)
     streaming = runners.is_streaming(beam_flags)
-    reads_stream = any(uri.partition("://")[0] in STREAMS for uri in job.input)
+    reads_stream = job.stream is not None
     follows = streaming and not reads_stream
     # Files that keep arriving are read by one bounded run after another, on any runner.
     flags = runners.chosen(runners.bounded(beam_flags) if follows else beam_flags)

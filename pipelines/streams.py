@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..transforms.carry import Carry, SourceState
 from ..transforms.plan import Interval
-from .job import STREAMS, Job, Places
+from .job import Job, Places
 from .reading import decodes, read_stream
 from .sources import Planned, Source
 
@@ -34,8 +34,7 @@ def stream_of(job: Job, streaming: bool, places: Places) -> Source:
             used, or what it needs is not installed.
     """
     if len(job.input) > 1:
-        stream = next(uri for uri in job.input if uri.partition("://")[0] in STREAMS)
-        raise places.error(("input",), f"{stream} is a stream: give it a job of its own")
+        raise places.error(("input",), f"{job.stream} is a stream: give it a job of its own")
     if not job.until and not streaming:
         said = "a stream has no end: say until: now, to go on from where the last run stopped, or "
         said += "--streaming, to go on for ever"

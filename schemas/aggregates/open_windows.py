@@ -9,6 +9,7 @@ beyond correction. Nothing here knows Beam, or where states are kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -34,6 +35,8 @@ PANES = (
 
 NEVER = -(1 << 62)
 """A watermark before all times: nothing has been seen."""
+FOREVER = 1 << 62
+"""A watermark after all times."""
 
 Pane = Literal["retracted", "early", "on_time", "late"]
 
@@ -118,15 +121,17 @@ def close(
     """
     merged = merge_states([held, new], spec) if held is not None and len(held) else new
     panes: dict[Pane, pa.Table] = {"on_time": _between(merged, spec, before, watermark)}
-    again = _sessions_again if isinstance(spec.window, Session) else _again
+    again = partial(_again, merged, new, spec, trigger)
+    if isinstance(spec.window, Session):
+        again = partial(_sessions_again, merged, new, spec)
     if isinstance(spec.window, Session) and trigger.repeats and held is not None:
         ended = pa.array(_micros(held[SESSION_END]) <= before)
         was_given = held if trigger.early else held.filter(ended)
         panes["retracted"] = _outgrown(was_given, merged, spec)
     if trigger.lateness_us and before > NEVER:
-        panes["late"] = again(merged, new, spec, trigger, NEVER, before)
+        panes["late"] = again(NEVER, before)
     if trigger.early:
-        panes["early"] = again(merged, new, spec, trigger, watermark, None)
+        panes["early"] = again(watermark, FOREVER)
     keep = _ends(merged, spec, last=True) + trigger.lateness_us > watermark
     return Closed(
         {pane: table for pane, table in panes.items() if len(table)}, merged.filter(pa.array(keep))
@@ -202,14 +207,13 @@ def _again(
     spec: AggregateSpec,
     trigger: Trigger,
     after: int,
-    until: int | None,
+    until: int,
 ) -> pa.Table:
     """The windows that what is new has touched, of those that end after one watermark and not
     after another."""
     touched = finalise(new, spec, merged=True)
     ends = _micros(touched[WINDOW_END])
-    within = ends > after if until is None else (ends > after) & (ends <= until)
-    touched = touched.filter(pa.array(within))
+    touched = touched.filter(pa.array((ends > after) & (ends <= until)))
     if trigger.discarding or not len(touched):
         return touched
     # A window's states are all in the slices from its start to its end.
@@ -224,15 +228,14 @@ def _sessions_again(
     merged: pa.Table,
     new: pa.Table,
     spec: AggregateSpec,
-    trigger: Trigger,
     after: int,
-    until: int | None,
+    until: int,
 ) -> pa.Table:
     """What :func:`_again` gives, of sessions: one that is new may lie within one that is longer."""
     touched = np.zeros(len(merged), bool)
     touched[_sessions_around(new, merged, spec)] = True
     ends = _micros(merged[SESSION_END])
-    touched &= ends > after if until is None else (ends > after) & (ends <= until)
+    touched &= (ends > after) & (ends <= until)
     return finalise(merged.filter(pa.array(touched)), spec, merged=True)
 
 

@@ -121,6 +121,15 @@ class TopicJob:
         """Read up to now."""
         return main(["ingest", "--job", self.folder.job, "--until=now", *arguments])
 
+    def run_killed(self, after: float) -> None:
+        """Read up to now, in a process that is killed after some seconds."""
+        killed = subprocess.Popen(
+            self.command("--until=now"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(after)
+        killed.kill()
+        killed.wait()
+
     def command(self, *arguments: str) -> list[str]:
         return [
             *(sys.executable, "-m", "millstream.pipelines.cli", "ingest"),

@@ -7,7 +7,6 @@ import os
 import random
 import re
 import shlex
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -238,12 +237,7 @@ def test_a_run_that_is_killed_is_mended_by_the_next(job, seed):
     waiting = events(2000, seed=seed)
     for piece in (waiting[:700], waiting[700:1400], waiting[1400:]):
         job.send(piece)
-        killed = subprocess.Popen(
-            job.command("--until=now"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(chance.uniform(1.0, 2.5))
-        killed.kill()
-        killed.wait()
+        job.run_killed(after=chance.uniform(1.0, 2.5))
     assert job.run() == exit_codes.OK
     assert job.run("--close_windows") == exit_codes.OK
     assert job.late() == []

@@ -324,12 +324,7 @@ def test_a_run_over_a_topic_that_is_killed_is_mended_by_the_next(job):
     waiting = with_copies(events(2000, seed=3), chance)
     for piece in (waiting[:900], waiting[900:1800], waiting[1800:]):
         job.send(piece)
-        killed = subprocess.Popen(
-            job.command("--until=now"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(chance.uniform(1.0, 2.5))
-        killed.kill()
-        killed.wait()
+        job.run_killed(after=chance.uniform(1.0, 2.5))
     assert job.run() == exit_codes.OK
     assert job.run("--close_windows") == exit_codes.OK
     assert main(["gc", "--job", job.folder.job, "--older_than=0s"]) == exit_codes.OK

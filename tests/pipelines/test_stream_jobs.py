@@ -201,12 +201,18 @@ def through(batch):
 """
 
 
+def step_of(name: str, source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Lines of a job with a step, in a module that this process and its children can import."""
+    (folder / f"{name}.py").write_text(source, "utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+    monkeypatch.syspath_prepend(str(folder))
+    return f'steps: [{{python: "{name}:through"}}]\n'
+
+
 def test_a_step_that_gives_up_ends_the_job_and_says_why(prism, tmp_path, monkeypatch):
     marker = tmp_path / "enough"
-    (tmp_path / "giving_up.py").write_text(STEP.format(path=marker), "utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    job = StreamJob.make(tmp_path / "job", lines='steps: [{python: "giving_up:through"}]\n')
+    step = step_of("giving_up", STEP.format(path=marker), tmp_path, monkeypatch)
+    job = StreamJob.make(tmp_path / "job", lines=step)
     with job.live(prism) as live:
         live.until(job.commits(2), 120)
         marker.touch()
@@ -241,10 +247,7 @@ def through(batch):
 
 def test_slices_that_wait_while_a_commit_takes_its_time_are_not_lost(prism, tmp_path, monkeypatch):
     """A runner that divides a bundle of a stateful step gives one key to two workers at once."""
-    (tmp_path / "slow_commits.py").write_text(SLOW, "utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    step = 'steps: [{python: "slow_commits:through"}]\n'
+    step = step_of("slow_commits", SLOW, tmp_path, monkeypatch)
     job = StreamJob.make(tmp_path / "job", lines=step, every=0.01)
     with job.live(prism) as live:
         live.until(job.commits(4), 60)

@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.transforms.window import GlobalWindows
 
 from ..coder import RecordBatchCoder  # registers it  # noqa: F401
-from ..tallies import TALLIES, Tally
-from .index import BUCKETS, Slice
+from ..tallies import Tally
+from .index import Slice, check_parts
 from .resolve import Lost, ResolveShard
-from .restore import DUPLICATES, RestoreBatches
-from .spill import SpillBatches
+from .restore import RestoreBatches, restored
+from .spill import SpillBatches, spilled
 from .taken import IndexTaken
 
 
@@ -68,10 +67,7 @@ class Deduplicate(beam.PTransform):
         shards: int = 8,
     ) -> None:
         super().__init__()
-        if isinstance(key, str) or not key:
-            raise ValueError(f"key: expected the names of one or more fields, got {key!r}")
-        if not 1 <= shards <= BUCKETS:
-            raise ValueError(f"shards: expected 1 to {BUCKETS}, got {shards}")
+        check_parts(key, shards)
         self._taken = tuple(taken)
         self._index_taken = IndexTaken(key, spill, shards)
         self._spill = SpillBatches(key, event_time, spill, shards)
@@ -79,26 +75,15 @@ class Deduplicate(beam.PTransform):
         self._restore = RestoreBatches(shards)
 
     def expand(self, records: beam.PCollection[pa.RecordBatch]) -> DeduplicateResult:
-        if not records.is_bounded:
-            raise ValueError("an unbounded PCollection has no end at which keys could be compared")
-        slices: Any = (
-            records
-            | "Unwindow" >> beam.WindowInto(GlobalWindows())
-            | "Spill" >> beam.ParDo(self._spill).with_output_types(beam.typehints.KV[int, Slice])
-        )
+        slices: Any = spilled(records, self._spill)
         if self._taken:
             slices = (slices, self._slices_of_taken(records.pipeline)) | "Keys" >> beam.Flatten()
-        restored: Any = (
+        lost: Any = (
             slices
             | "ByShard" >> beam.GroupByKey()
             | "Resolve" >> beam.ParDo(self._resolve).with_output_types(beam.typehints.KV[str, Lost])
-            | "BySpillFile" >> beam.GroupByKey()
-            | "Restore"
-            >> beam.ParDo(self._restore).with_outputs(DUPLICATES, TALLIES, main="records")
         )
-        restored.records.element_type = restored[DUPLICATES].element_type = pa.RecordBatch
-        restored[TALLIES].element_type = Tally
-        return DeduplicateResult(restored.records, restored[DUPLICATES], restored[TALLIES])
+        return DeduplicateResult(*restored(lost, self._restore))
 
     def _slices_of_taken(self, pipeline: beam.Pipeline) -> Any:
         return (

@@ -137,6 +137,18 @@ def _columns_of(file: IndexFile) -> list[str]:
     return ["high", "low", "time"] if file.timed else ["high", "low"]
 
 
+def check_parts(key: Sequence[str], shards: int) -> None:
+    """See that keys can be divided so.
+
+    Raises:
+        ValueError: no key; too few or too many shards.
+    """
+    if isinstance(key, str) or not key:
+        raise ValueError(f"key: expected the names of one or more fields, got {key!r}")
+    if not 1 <= shards <= BUCKETS:
+        raise ValueError(f"shards: expected 1 to {BUCKETS}, got {shards}")
+
+
 def slices(file: IndexFile, high: np.ndarray, shards: int) -> list[Slice]:
     """An index file's part for each shard, also for those for which it has no key."""
     ends = np.searchsorted(high, _BOUNDS)

@@ -21,6 +21,18 @@ DUPLICATES = "duplicates"
 """Tag of the output that carries duplicates."""
 
 
+def restored(lost: Any, restore: RestoreBatches) -> tuple[Any, Any, Any]:
+    """What spill files have lost to records, duplicates and tallies of these."""
+    outputs: Any = (
+        lost
+        | "BySpillFile" >> beam.GroupByKey()
+        | "Restore" >> beam.ParDo(restore).with_outputs(DUPLICATES, TALLIES, main="records")
+    )
+    outputs.records.element_type = outputs[DUPLICATES].element_type = pa.RecordBatch
+    outputs[TALLIES].element_type = Tally
+    return outputs.records, outputs[DUPLICATES], outputs[TALLIES]
+
+
 class RestoreBatches(beam.DoFn):
     """(spill file, what it lost in each shard) to batches, as they came, without what was lost."""
 

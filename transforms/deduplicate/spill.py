@@ -25,6 +25,21 @@ SPILL_BYTES = 256 << 20
 """Bytes from which on it is closed."""
 
 
+def spilled(records: beam.PCollection[pa.RecordBatch], spill: SpillBatches) -> Any:
+    """Bounded records to (shard, slice of an index).
+
+    Raises:
+        ValueError: they are not bounded.
+    """
+    if not records.is_bounded:
+        raise ValueError("an unbounded PCollection has no end at which keys could be compared")
+    return (
+        records
+        | "Unwindow" >> beam.WindowInto(GlobalWindows())
+        | "Spill" >> beam.ParDo(spill).with_output_types(beam.typehints.KV[int, Slice])
+    )
+
+
 class SpillBatches(beam.DoFn):
     """Batches to (shard, slice of an index), when the bundle is finished.
 

@@ -9,14 +9,13 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
-from apache_beam.transforms.window import GlobalWindows
 
 from ..carry import KeyFile
 from ..coder import RecordBatchCoder  # registers it  # noqa: F401
-from ..tallies import TALLIES, Tally
+from ..tallies import Tally
 from .contest import twins
 from .horizon import KnownKeys, TimedKeys, joined
-from .index import BUCKETS, Slice
+from .index import Slice, check_parts
 from .key_files import IndexKept, write_keys
 from .resolve import (
     Contestants,
@@ -27,8 +26,8 @@ from .resolve import (
     lost_before,
     ranks_of_all,
 )
-from .restore import DUPLICATES, RestoreBatches
-from .spill import SpillBatches
+from .restore import RestoreBatches, restored
+from .spill import SpillBatches, spilled
 
 KEYS = "keys"
 """Tag of the output that carries files of keys that were kept."""
@@ -82,10 +81,7 @@ class DeduplicateWithin(beam.PTransform):
         shards: int = 8,
     ) -> None:
         super().__init__()
-        if isinstance(key, str) or not key:
-            raise ValueError(f"key: expected the names of one or more fields, got {key!r}")
-        if not 1 <= shards <= BUCKETS:
-            raise ValueError(f"shards: expected 1 to {BUCKETS}, got {shards}")
+        check_parts(key, shards)
         if horizon_us < 1:
             raise ValueError(f"horizon_us: expected at least 1, got {horizon_us}")
         self._kept = tuple(kept)
@@ -95,20 +91,14 @@ class DeduplicateWithin(beam.PTransform):
         self._restore = RestoreBatches(shards)
 
     def expand(self, records: beam.PCollection[pa.RecordBatch]) -> WithinResult:
-        if not records.is_bounded:
-            raise ValueError("an unbounded PCollection has no end at which keys could be compared")
-        keyed = beam.typehints.KV[int, Slice]
-        slices: Any = (
-            records
-            | "Unwindow" >> beam.WindowInto(GlobalWindows())
-            | "Spill" >> beam.ParDo(self._spill).with_output_types(keyed)
-        )
+        slices: Any = spilled(records, self._spill)
         if self._kept:
             kept: Any = (
                 records.pipeline
                 | "Kept" >> beam.Create(self._kept, reshuffle=False)
                 | "Spread" >> beam.Reshuffle()
-                | "IndexKept" >> beam.ParDo(self._index_kept).with_output_types(keyed)
+                | "IndexKept"
+                >> beam.ParDo(self._index_kept).with_output_types(beam.typehints.KV[int, Slice])
             )
             slices = (slices, kept) | "Keys" >> beam.Flatten()
         resolved: Any = (
@@ -118,17 +108,7 @@ class DeduplicateWithin(beam.PTransform):
         )
         resolved.lost.element_type = beam.typehints.KV[str, Lost]
         resolved[KEYS].element_type = KeyFile
-        restored: Any = (
-            resolved.lost
-            | "BySpillFile" >> beam.GroupByKey()
-            | "Restore"
-            >> beam.ParDo(self._restore).with_outputs(DUPLICATES, TALLIES, main="records")
-        )
-        restored.records.element_type = restored[DUPLICATES].element_type = pa.RecordBatch
-        restored[TALLIES].element_type = Tally
-        return WithinResult(
-            restored.records, restored[DUPLICATES], restored[TALLIES], resolved[KEYS]
-        )
+        return WithinResult(*restored(resolved.lost, self._restore), resolved[KEYS])
 
 
 class ResolveWithin(beam.DoFn):
