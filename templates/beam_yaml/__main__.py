@@ -1,0 +1,5 @@
+"""Print the path of the provider file."""
+
+from . import PROVIDERS
+
+print(PROVIDERS)
