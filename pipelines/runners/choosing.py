@@ -8,17 +8,22 @@ import os
 import re
 from contextlib import suppress
 from importlib.util import find_spec
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from ..schemas.problems import did_you_mean
-from .job import JobError
-from .logs import say
+from ...schemas.problems import did_you_mean
+from ..job import JobError
+from ..logs import WARNING, say
+from . import dataflow, flink, job_server, prism
+from .flags import taken, with_defaults
+
+if TYPE_CHECKING:
+    from ..graph import Run
 
 LOCAL = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 """Beam's local batch runner by its own name. ``DirectRunner`` is a switch that may download Prism,
 and may run a job a second time on another runner when a first one fails to start."""
 
-DASK = f"{__package__}.dask_runner.DaskRunner"
+DASK = f"{__package__}.dask.DaskRunner"
 """Beam's runner on Dask, put right."""
 _DASK_NAME = "DaskRunner"
 
@@ -62,24 +67,69 @@ _FOR_EVER = 10 * 365 * 24 * 3600
 """Seconds."""
 
 
+def ready(flags: list[str], streaming: bool, name: str = "millstream") -> list[str]:
+    """The flags, with what the runner needs of a job, once it is seen that it can take it.
+
+    Beam watches a job of a job server, as Prism is one, for no longer than ``job_server_timeout``,
+    which is five minutes by default, and takes it for failed then.
+
+    Args:
+        name: of the job.
+
+    Raises:
+        JobError: it cannot, or something would be downloaded for it.
+    """
+    if dataflow.is_used(flags):
+        dataflow.check_flags(flags, streaming)
+        return dataflow.flags(flags)
+    kind = job_server.kind_of(flags)
+    if kind is None:
+        return flags
+    if kind == "prism":
+        flags = prism.located(flags)
+    else:
+        job_server.check(flags, kind)
+        flags = job_server.self_contained(flags)
+    flags = with_defaults(flags, [f"--job_server_timeout={_FOR_EVER}"])
+    if kind == "flink":
+        flink.check_flags(flags, streaming)
+        flags = flink.flags(flags, streaming, name)
+    return flags
+
+
 def for_streams(flags: list[str]) -> list[str]:
     """The flags, with what runners need to run a stream.
 
-    Beam watches a job of a job server, as Prism is one, for no longer than ``job_server_timeout``,
-    which is five minutes by default, and takes it for failed then. On Flink, without
-    ``finish_bundle_before_checkpointing`` a checkpoint that comes while the source's first bundle
-    is open leaves its output in a buffer for ever. Prism divides a bundle that takes its time, even
-    in the middle of a key of a stateful step: it then works on both halves at once, and the state
-    of one is lost. It has to be told to leave that.
+    See :func:`ready` and :func:`.flink.flags`. Prism divides a bundle that takes its time, even in
+    the middle of a key of a stateful step: it then works on both halves at once, and the state of
+    one is lost. It has to be told to leave that.
     """
-    needed = [f"--job_server_timeout={_FOR_EVER}"]
-    if not is_prism(flags):
-        needed.append("--finish_bundle_before_checkpointing")
-    given = {flag.partition("=")[0] for flag in flags}
-    found = [*flags, *(flag for flag in needed if flag.partition("=")[0] not in given)]
-    runner = taken(flags, "--runner")[0].lower()
-    # A job server may be Prism's.
-    return [*found, _UNDIVIDED] if runner in ("prismrunner", "portablerunner") else found
+    kind = job_server.kind_of(flags)
+    if kind is None:
+        return flags
+    found = with_defaults(flags, [f"--job_server_timeout={_FOR_EVER}"])
+    if kind == "flink":
+        found = flink.flags(found, streaming=True)
+    # A job server that says nothing of itself may be Prism's.
+    return [*found, _UNDIVIDED] if kind in ("prism", "unknown") else found
+
+
+def warn(run: Run, flags: list[str], streaming: bool) -> None:
+    """Say what of a job may go wrong on its runner."""
+    kind = job_server.kind_of(flags)
+    if kind is None:
+        return
+    if places := job_server.local_places(run, flags):
+        said = "workers that run elsewhere need these folders under the same paths, on a shared "
+        say(f"{said}volume, or gs:// or s3:// instead: {', '.join(places)}", WARNING)
+    if kind == "flink":
+        flink.look(flags, streaming)
+
+
+def cancelled(flags: list[str]) -> None:
+    """End what is left of a job once Beam has cancelled it."""
+    if job_server.kind_of(flags) == "flink":
+        flink.cancel(flags)
 
 
 def bounded(flags: list[str]) -> list[str]:
@@ -94,9 +144,17 @@ def is_prism(flags: list[str]) -> bool:
 
 def works_here(flags: list[str]) -> bool:
     """Whether the workers of the job are threads of this process, and of no other."""
-    environment, _ = taken(flags, "--environment_type")
-    loopback = environment == "LOOPBACK" or (is_prism(flags) and not environment)
-    return is_single_process(flags) or loopback
+    if is_single_process(flags):
+        return True
+    return job_server.is_used(flags) and job_server.environment(flags)[0] == "LOOPBACK"
+
+
+def stops_itself(flags: list[str]) -> bool:
+    """Whether a stream's job ends once its workers, which hear of it, read no more.
+
+    A job on Flink goes on although there is nothing left to do: it has to be cancelled.
+    """
+    return works_here(flags) and job_server.kind_of(flags) != "flink"
 
 
 def is_single_process(flags: list[str]) -> bool:
@@ -111,27 +169,6 @@ def _is_dask(runner: str) -> bool:
 
 def _has_dask() -> bool:
     return find_spec("distributed") is not None
-
-
-def taken(flags: list[str], name: str) -> tuple[str, list[str]]:
-    """The value of a flag, empty if it is not given, and the other flags.
-
-    Raises:
-        JobError: it is given without a value.
-    """
-    value, rest, taking = "", [], False
-    for flag in flags:
-        if taking:
-            value, taking = flag, False
-        elif flag == name:
-            taking = True
-        elif flag.startswith(f"{name}="):
-            value = flag.partition("=")[2]
-        else:
-            rest.append(flag)
-    if taking or value.startswith("-"):
-        raise JobError(f"{name}: names nothing; write {name}=NAME")
-    return value, rest
 
 
 def refuse_unknown(flags: list[str], own: list[str]) -> None:
@@ -157,8 +194,13 @@ def refuse_unknown(flags: list[str], own: list[str]) -> None:
     parser = Parser(allow_abbrev=False)
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
-    # What begins with a dash is looked at first: what follows an unknown flag may be its value.
+    if is_job_server := job_server.is_used(flags):
+        job_server.add_options(parser, flink.OPTIONS)
     _, left = parser.parse_known_args(flags)
+    if left and is_job_server:
+        job_server.add_options(parser, job_server.described(taken(flags, "--job_endpoint")[0]))
+        _, left = parser.parse_known_args(flags)
+    # What begins with a dash is looked at first: what follows an unknown flag may be its value.
     for flag in sorted(left, key=lambda flag: not flag.startswith("-")):
         if not flag.startswith("-"):
             raise JobError(f"unexpected argument: {flag}")
