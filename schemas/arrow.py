@@ -22,6 +22,11 @@ UNKNOWN = "_unknown"
 """With ``unknown_fields: keep``, what the contract does not name: a JSON object from path to value,
 or null."""
 
+REPAIRED = "_repaired"
+"""Where a job has repairs, those by which a record was rescued, as ``amount: cast; ts: trim``;
+null of records that were good as they came."""
+REPAIRED_FIELD = pa.field(REPAIRED, pa.string())
+
 IDENTITY_FIELDS = (
     pa.field(SOURCE, pa.dictionary(pa.int32(), pa.string()), nullable=False),
     pa.field(POSITION, pa.int64()),
@@ -107,8 +112,17 @@ def record_schema(contract: Contract, *, keep_unknown: bool = False) -> pa.Schem
 
 
 def batch_schema(
-    contract: Contract, *, keep_unknown: bool = False, watermark: bool = False
+    contract: Contract,
+    *,
+    keep_unknown: bool = False,
+    repaired: bool = False,
+    watermark: bool = False,
 ) -> pa.Schema:
-    """The columns of a parsed batch: the record's, then its identity, then its watermark."""
+    """The columns of a parsed batch: the record's, then its identity, then its watermark.
+
+    Args:
+        repaired: the job has repairs: the record's columns end with what was repaired.
+    """
+    marks = (REPAIRED_FIELD,) if repaired else ()
     hidden = (*IDENTITY_FIELDS, WATERMARK_FIELD) if watermark else IDENTITY_FIELDS
-    return pa.schema([*record_schema(contract, keep_unknown=keep_unknown), *hidden])
+    return pa.schema([*record_schema(contract, keep_unknown=keep_unknown), *marks, *hidden])

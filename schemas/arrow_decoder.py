@@ -23,6 +23,7 @@ as JSON.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -51,11 +52,14 @@ from .arrow_json import (
 from .codes import Code
 from .contract import Contract, Field
 from .decoded import Decoded, UnknownFields, settle
+from .drift.facts import Found, without
+from .drift.unknown import note_unknown
 from .integers import integer_range
 from .json.columns import Number, column_builder, convert
 from .json.decoder import JsonDecoder
 from .json.nesting import MAX_NESTING, is_too_deep
 from .json.refusals import walk
+from .masking import Masking
 from .paths import Paths
 from .rules import Violation, shown
 from .temporal import FIRST_INSTANT, LAST_INSTANT, expected, localise, rewrite_for
@@ -64,6 +68,7 @@ _key = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(float_hook=Number).decode
 _raw = msgspec.json.Decoder(msgspec.Raw).decode
 
+_INDEX = re.compile(r"\[\d+\]")
 _FIRST, _LAST = FIRST_INSTANT // 10**6, LAST_INSTANT // 10**6  # seconds of years 1 to 9999
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _DAY = 24 * 60 * 60
@@ -87,6 +92,7 @@ class ArrowDecoder:
         self._contract = contract
         self._unknown: UnknownFields = unknown
         self._judge = judge
+        self._masking = Masking(contract)
         self._schema = record_schema(contract, keep_unknown=unknown == "keep")
 
     @property
@@ -96,14 +102,15 @@ class ArrowDecoder:
 
     def decode(self, batch: pa.RecordBatch) -> Decoded:
         """Decode a batch. No schema and no content makes it raise."""
-        fitting = _Fitting(self._unknown)
+        fitting = _Fitting(self._unknown, self._masking)
         columns = fitting.fields(
             batch.schema.names, batch.columns, self._contract.fields, batch.num_rows, None
         )
         unknown = fitting.unknown_column(batch.num_rows) if self._unknown == "keep" else None
-        return settle(
+        decoded = settle(
             columns, self._contract, fitting.violations, judge=self._judge, unknown=unknown
         )
+        return decoded._replace(noticed=without(fitting.noticed, set(decoded.refused)))
 
 
 class _Unknown(NamedTuple):
@@ -117,8 +124,10 @@ class _Unknown(NamedTuple):
 class _Fitting:
     """Makes the columns of one batch fit; notes what is wrong with them, and what is unknown."""
 
-    def __init__(self, unknown: UnknownFields) -> None:
+    def __init__(self, unknown: UnknownFields, masking: Masking) -> None:
         self.violations: list[Violation] = []
+        self.noticed: Found = {}
+        self._masking = masking
         self._mode: UnknownFields = unknown
         self._unknown: list[_Unknown] = []
 
@@ -375,6 +384,10 @@ class _Fitting:
             self.violations.append(Violation(at.row(element), path, v.code, v.message))
         if self._mode == "keep":
             self._note_unknown_texts(decoded.records.column(1), kept, field, at)
+        for (_, path), seen in (decoded.noticed or {}).items():
+            for row, value in (pair for pairs in seen.values() for pair in pairs):
+                element = int(elements[row])
+                self._notice(at.path(element) + path[len(field.name) :], at.row(element), value)
         return scatter(parts, len(array))
 
     def _note_unknown(self, array: pa.Array, at: Paths) -> None:
@@ -389,6 +402,10 @@ class _Fitting:
                 self.violations.append(violation)
             return
         texts = self._utf8(json_texts(array).take(pa.array(elements)), there)
+        if self._mode == "notice":
+            for i, text in enumerate(texts.to_pylist()):
+                self._notice(there.path(i), there.row(i), (text or "null").encode())
+            return
         if at.rows is None:  # not in a list: the path is the same for all
             keys = pa.repeat(pa.scalar(_key(there.path(0)).decode()), len(elements))
         else:
@@ -396,6 +413,9 @@ class _Fitting:
             keys = pa.array(paths, pa.string())
         rows = elements if at.rows is None else at.rows[elements]
         self._unknown.append(_Unknown(rows, keys, texts))
+
+    def _notice(self, path: str, row: int, value: bytes) -> None:
+        note_unknown(self.noticed, _INDEX.sub("[]", path), row, value, self._masking)
 
     def _note_unknown_texts(
         self, objects: pa.Array, elements: np.ndarray, field: Field, at: Paths

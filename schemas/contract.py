@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +20,9 @@ LogicalType = Literal[
 """ODCS's logical types, and three of ours: ``decimal`` (a number or integer whose ``physicalType``
 names a precision), ``json`` (an object without properties or an array without items: any JSON,
 kept as its text) and ``binary``, which no contract has, but tables of dead letters and states."""
+
+UNFIT_IN_NAMES = re.compile(r'["\\\x00-\x1f]')
+"""What no field's name holds: JSON has to escape it, and msgspec looks for names as written."""
 
 
 class ContractError(ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +13,12 @@ from .codes import Code
 from .contract import Contract
 from .rules import DIFFERING, Violation, find_violations
 
-UnknownFields = Literal["ignore", "keep", "reject"]
-"""What to do with fields that the contract does not name."""
+if TYPE_CHECKING:
+    from .drift.facts import Drift, Found
+
+UnknownFields = Literal["ignore", "keep", "reject", "notice"]
+"""What to do with fields that the contract does not name. ``notice`` is to ignore them, and to tell
+of them in ``Decoded.noticed``."""
 
 TIME = pa.timestamp("us", "UTC")
 
@@ -30,6 +34,9 @@ class Decoded(NamedTuple):
     ``event_times`` has the event time of those refused rows that are well typed and only break
     rules (the others are null; ``well_typed`` tells them apart). ``letters`` are the dead letters
     that whoever had this decoded made of the refused; ``violations`` is empty then.
+
+    ``noticed`` are unknown fields of ``records``, where the decoder tells of them (rows are those
+    of the input); ``drift`` is what whoever had this decoded made of that.
     """
 
     records: pa.RecordBatch
@@ -39,6 +46,8 @@ class Decoded(NamedTuple):
     well_typed: list[bool]
     event_times: pa.Array
     letters: pa.RecordBatch | None = None
+    noticed: Found | None = None
+    drift: Drift | None = None
 
 
 def settle(

@@ -117,12 +117,12 @@ class Place:
 
     def error(self, message: str) -> ContractError:
         """The error to raise for this place."""
-        where = f"{self.document.origin}:{self.line} {_one_line(self.path)}".rstrip()
-        return ContractError(f"{where}: {_one_line(message)}")
+        where = f"{self.document.origin}:{self.line} {one_line(self.path)}".rstrip()
+        return ContractError(f"{where}: {one_line(message)}")
 
     def find(self, message: str) -> None:
         """Note what is asked here but not enforced."""
-        finding = Finding(_one_line(self.path), _one_line(message), self.line)
+        finding = Finding(one_line(self.path), one_line(message), self.line)
         if finding not in self.findings:
             self.findings.append(finding)
 
@@ -133,7 +133,7 @@ def _inside(value: Any, step: str | int) -> Any:
     return value.get(step) if isinstance(value, dict) else None
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Text without line ends or control characters, which an untrusted document may hold."""
     if text.isprintable():
         return text

@@ -48,9 +48,21 @@ def is_restricted(field: Field) -> bool:
     return (field.classification or "").lower() in RESTRICTED
 
 
+@functools.lru_cache(maxsize=4096)
+def holds_restricted(field: Field) -> bool:
+    """Whether a field's values, or some within them, may not be repeated."""
+    items = (field.items,) if field.items else ()
+    return is_restricted(field) or has_restricted((*field.fields, *items))
+
+
+def has_restricted(fields: Iterable[Field]) -> bool:
+    """Whether values of one of the fields, or some within them, may not be repeated."""
+    return any(map(holds_restricted, fields))
+
+
 def shown(value: Any, field: Field) -> str:
-    """A value as a message repeats it: short, and not at all where it is personal."""
-    if is_restricted(field):
+    """A value as a message repeats it: short, and not at all where some of it is personal."""
+    if holds_restricted(field):
         return "a value not shown"
     text = str(value)
     text = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from ..arrow import WATERMARK
+from ..watermarks import FOREVER, NEVER
 from .functions import AggregateError
 from .spec import CONTRIBUTION, SESSION_END, SLICE_START, WINDOW_END, WINDOW_START, AggregateSpec
-from .states import finalise, group_rows, merge_states, state_schema, visible_schema
+from .states import among, finalise, group_rows, merge_states, state_schema, visible_schema
 from .windows import Session, Sliding, parse_duration
 
 PANE = "pane"
@@ -32,11 +33,6 @@ PANES = (
     pa.field(PANE, pa.string(), nullable=False),
     pa.field(REVISION, pa.int64(), nullable=False),
 )
-
-NEVER = -(1 << 62)
-"""A watermark before all times: nothing has been seen."""
-FOREVER = 1 << 62
-"""A watermark after all times."""
 
 Pane = Literal["retracted", "early", "on_time", "late"]
 
@@ -221,7 +217,8 @@ def _again(
     slices = _micros(merged[SLICE_START])
     near = (slices >= starts.min()) & (slices < int(_micros(touched[WINDOW_END]).max()))
     windows = finalise(merged.filter(pa.array(near)), spec, merged=True)
-    return windows.filter(pa.array(_among(windows, touched, spec)))
+    same = [WINDOW_START, *(key.name for key in spec.keys)]
+    return windows.filter(pa.array(among(windows, touched, same)))
 
 
 def _sessions_again(
@@ -233,7 +230,7 @@ def _sessions_again(
 ) -> pa.Table:
     """What :func:`_again` gives, of sessions: one that is new may lie within one that is longer."""
     touched = np.zeros(len(merged), bool)
-    touched[_sessions_around(new, merged, spec)] = True
+    touched[sessions_around(new, merged, spec)] = True
     ends = _micros(merged[SESSION_END])
     touched &= (ends > after) & (ends <= until)
     return finalise(merged.filter(pa.array(touched)), spec, merged=True)
@@ -243,13 +240,13 @@ def _outgrown(given: pa.Table, merged: pa.Table, spec: AggregateSpec) -> pa.Tabl
     """The sessions, of those that were given, that are part of one with other bounds now."""
     if not len(given):
         return visible_schema(spec).empty_table()
-    now = _sessions_around(given, merged, spec)
+    now = sessions_around(given, merged, spec)
     bounds = (SLICE_START, SESSION_END)
     same = [_micros(given[name]) == _micros(merged[name])[now] for name in bounds]
     return finalise(given.filter(pa.array(~(same[0] & same[1]))), spec, merged=True)
 
 
-def _sessions_around(parts: pa.Table, merged: pa.Table, spec: AggregateSpec) -> np.ndarray:
+def sessions_around(parts: pa.Table, merged: pa.Table, spec: AggregateSpec) -> np.ndarray:
     """For each session of ``parts`` the row of ``merged`` that it is part of.
 
     Sessions of one key do not overlap in ``merged``: it is the last that begins no later.
@@ -266,16 +263,6 @@ def _sessions_around(parts: pa.Table, merged: pa.Table, spec: AggregateSpec) -> 
     around = np.empty(len(both), np.int64)
     around[order] = order[latest]
     return around[len(merged) :]
-
-
-def _among(windows: pa.Table, wanted: pa.Table, spec: AggregateSpec) -> np.ndarray:
-    """A mask of the windows that are, by start and keys, among those wanted."""
-    names = [WINDOW_START, *(key.name for key in spec.keys)]
-    both = pa.concat_tables([windows.select(names), wanted.select(names)])
-    groups, _ = group_rows([both[name].combine_chunks() for name in names])
-    is_wanted = np.zeros(groups.count, bool)
-    is_wanted[groups.ids[len(windows) :]] = True
-    return is_wanted[groups.ids[: len(windows)]]
 
 
 def of_one(states: pa.Table, spec: AggregateSpec) -> pa.Table:

@@ -319,6 +319,16 @@ def group_rows(keys: Sequence[pa.Array]) -> tuple[Groups, list[pa.Array]]:
     return Groups(ids, len(found)), [_one(found[name]) for name in names]
 
 
+def among(table: pa.Table, wanted: pa.Table, names: Sequence[str]) -> np.ndarray:
+    """A mask of the rows that agree in columns with a row that is wanted, nulls being alike."""
+    parts = [part.select(names) for part in (table, wanted)]
+    both = pa.concat_tables(parts, promote_options="permissive")
+    groups, _ = group_rows([both[name].combine_chunks() for name in names])
+    is_wanted = np.zeros(groups.count, bool)
+    is_wanted[groups.ids[len(table) :]] = True
+    return is_wanted[groups.ids[: len(table)]]
+
+
 def _sorted(states: pa.Table, names: Sequence[str]) -> pa.Table:
     """The rows in the order of some columns, nulls last.
 

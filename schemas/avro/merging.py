@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..decoded import TIME, Decoded
+from ..drift.facts import Found, extend, renumbered
 from ..rules import Violation
 
 Part = tuple[np.ndarray, Decoded]
@@ -40,7 +41,16 @@ def merged(
         sorted([*found, *_violations(parts)], key=lambda v: v.row),
         [well_typed[i] for i in order.tolist()],
         pa.concat_arrays([*times, pa.nulls(len(whole), TIME)]).take(pa.array(order)),
+        noticed=_noticed(parts),
     )
+
+
+def _noticed(parts: Sequence[Part]) -> Found | None:
+    found: Found = {}
+    for rows, decoded in parts:
+        if decoded.noticed:
+            extend(found, renumbered(decoded.noticed, rows))
+    return found or None
 
 
 def _records(parts: Sequence[Part], schema: pa.Schema) -> tuple[pa.RecordBatch, np.ndarray]:

@@ -20,8 +20,12 @@ from ..arrow import arrow_type, record_schema
 from ..codes import Code
 from ..contract import Contract
 from ..decoded import Decoded, UnknownFields, settle
+from ..drift.facts import Found, extend, renumbered, without
+from ..drift.unknown import note_values
+from ..drift.walk import cell_json
+from ..masking import Masking
 from ..problems import did_you_mean
-from ..rules import Violation
+from ..rules import Violation, has_restricted
 from .cells import split_cells
 from .options import CsvOptions
 from .text_columns import text_converter
@@ -131,7 +135,8 @@ class CsvDecoder:
     Args:
         columns: the names of the columns.
         unknown: ``keep`` gives a column ``_unknown``, with a JSON object from name to text of
-            those cells that are not null; with ``reject`` such a cell is a violation.
+            those cells that are not null; with ``reject`` such a cell is a violation, with
+            ``notice`` it is noticed.
         judge: hold what is well typed against the contract's rules too.
         transcoded: the records are UTF-8 already, whatever the encoding of their file is.
 
@@ -156,6 +161,7 @@ class CsvDecoder:
         self._options = options
         self._judge = judge
         self._unknown: UnknownFields = unknown
+        self._masking = Masking(contract)
         self._converters = [text_converter(f, unknown) for f in contract.fields]
         places = {name: place for place, name in enumerate(columns)}
         self._known = [places.pop(f.name, None) for f in contract.fields]
@@ -202,22 +208,42 @@ class CsvDecoder:
 
     def _convert(self, texts: dict[int, pa.Array], size: int) -> Decoded:
         found: list[Violation] = []
-        columns, unknown = [], []
+        columns, unknown, nested = [], [], []
         for field, place, convert in zip(
             self._contract.fields, self._known, self._converters, strict=True
         ):
             if place is None:
                 columns.append(pa.nulls(size, arrow_type(field)))
                 continue
-            column, violations, nested = convert(texts[place])
-            columns.append(column)
-            found += violations
-            unknown += [nested] if nested is not None else []
+            converted = convert(texts[place])
+            columns.append(converted.column)
+            found += converted.violations
+            unknown += [converted.unknown] if converted.unknown is not None else []
+            nested += [converted.noticed] if converted.noticed else []
         extra = {name: texts[place] for name, place in self._extra.items()}
         if self._unknown == "reject":
             found += _rejected(extra)
         kept = _unknown_column(extra, unknown, size) if self._unknown == "keep" else None
-        return settle(columns, self._contract, found, judge=self._judge, unknown=kept)
+        decoded = settle(columns, self._contract, found, judge=self._judge, unknown=kept)
+        if self._unknown != "notice":
+            return decoded
+        return decoded._replace(noticed=self._noticed(extra, nested, decoded.refused))
+
+    def _noticed(
+        self, extra: dict[str, pa.Array], nested: list[Found], refused: list[int]
+    ) -> Found | None:
+        """Cells of good rows that the contract does not name, and what is in JSON cells."""
+        found: Found = {}
+        for name, texts in extra.items():
+            values = [
+                (row, cell_json(text))
+                for row, text in enumerate(texts.to_pylist())
+                if text is not None
+            ]
+            note_values(found, name, values, self._masking)
+        for more in nested:
+            extend(found, more)
+        return without(found, set(refused))
 
     def _text(self, records: CsvRecords, faults: Faults) -> tuple[pa.Buffer, np.ndarray]:
         """The records that can be cut into cells, as UTF-8, and their numbers."""
@@ -349,19 +375,23 @@ def _with_faults(decoded: Decoded, rows: np.ndarray, faults: Faults) -> Decoded:
         sorted(found, key=lambda v: v.row),  # stable: in order of fields
         [i is not None and decoded.well_typed[i] for i in places],
         decoded.event_times.take(pa.array(places, pa.int64())),
+        noticed=decoded.noticed and renumbered(decoded.noticed, rows),
     )
 
 
 def _check_names(columns: Sequence[str], contract: Contract) -> None:
     repeated = next((name for name in columns if columns.count(name) > 1), None)
+    # What is taken for a header may be a record.
+    hides = has_restricted(contract.fields)
     if repeated is not None:
-        raise HeaderError(f"has a header that names the column {repeated!r} twice")
+        which = "a column" if hides else f"the column {repeated!r}"
+        raise HeaderError(f"has a header that names {which} twice")
     fields = [field.name for field in contract.fields]
     if not set(fields) & set(columns):
         near = next(filter(None, (did_you_mean(name, fields) for name in columns)), "")
         raise HeaderError(
             f"has a header that names no field of the contract: expected {_listed(fields)}, "
-            f"got {_listed(columns)}{near}"
+            f"got {f'{len(columns)} others' if hides else _listed(columns)}{near}"
         )
 
 

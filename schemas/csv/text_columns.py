@@ -30,6 +30,7 @@ from ..arrow import UNKNOWN, arrow_type
 from ..codes import Code
 from ..contract import Contract, Field
 from ..decoded import UnknownFields
+from ..drift.facts import Found, renumbered
 from ..integers import integer_range
 from ..json.columns import Number, convert, exact_decimal
 from ..json.decoder import JsonDecoder
@@ -48,11 +49,13 @@ class Converted(NamedTuple):
 
     ``unknown`` holds, a row each, what nested JSON says that the contract does not name: a JSON
     object from path to value, or null. ``None`` where nobody asked for that, or nothing can be.
+    ``noticed`` is the same, where that is only to be noticed.
     """
 
     column: pa.Array
     violations: list[Violation]
     unknown: pa.Array | None = None
+    noticed: Found | None = None
 
 
 Converter = Callable[[pa.Array], Converted]
@@ -249,7 +252,8 @@ class _JsonCells:
         kept = rows if decoded.kept is None else rows[decoded.kept]
         column = _spread(decoded.records.column(0), kept, len(texts))
         if not self._keeps_unknown:
-            return Converted(column, violations)
+            noticed = decoded.noticed and renumbered(decoded.noticed, rows)
+            return Converted(column, violations, noticed=noticed)
         unknown = _spread(decoded.records.column(UNKNOWN), kept, len(texts))
         return Converted(column, violations, unknown)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +10,7 @@ import pyarrow as pa
 from ..arrow import HIDDEN
 from ..codes import Code
 from ..contract import Contract, Field
-from ..rules import is_restricted, shown
+from ..rules import has_restricted, shown
 from ..steps import Attempt, Failure, StepError
 from .spec import Missing
 
@@ -47,7 +47,9 @@ class Misses:
         event_time: str | None = None,
     ) -> None:
         known = {field.name: field for field in contract.fields} if contract else {}
-        self._fields = [known.get(name, Field(name, "string")) for name in on]
+        # What a step has made may be made of what must not be shown.
+        made = "restricted" if has_restricted(known.values()) else None
+        self._fields = [known.get(name, Field(name, "string", classification=made)) for name in on]
         self._place = place
         self._time = known.get(event_time) if event_time else None
 
@@ -94,16 +96,6 @@ class Misses:
     @property
     def _path(self) -> str:
         return self._fields[0].name if len(self._fields) == 1 else ""
-
-
-def has_restricted(fields: Iterable[Field]) -> bool:
-    """Whether values of a field, or of one within it, must not be shown."""
-    return any(
-        is_restricted(field)
-        or has_restricted(field.fields)
-        or (field.items is not None and has_restricted([field.items]))
-        for field in fields
-    )
 
 
 def enriched_schema(schema: pa.Schema, added: Mapping[str, pa.DataType]) -> pa.Schema:

@@ -10,21 +10,22 @@ that is wrong with it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..arrow import UNKNOWN, record_schema
-from ..contract import Contract, Field
+from ..contract import Contract
 from ..decoded import TIME, Decoded, UnknownFields
-from ..integers import integer_range
+from ..drift.facts import Found, without
+from ..drift.noticing import Noticing
 from ..rules import Violation, find_violations
-from .columns import Number, column_builder, convert, object_getters
+from .columns import column_builder, convert, object_getters
 from .nesting import too_deep
 from .refusals import Refusals
+from .structs import record_decoder
 from .unknown import unknown_fields
 
 _CHUNK = 1000  # records decoded at a time; 500 to 4,000 measured alike, above it slows
@@ -52,8 +53,8 @@ class JsonDecoder:
         self._judges = judge
         self._unknown = unknown
         self._schema = record_schema(contract, keep_unknown=unknown == "keep")
-        struct = _struct("Record", contract.fields, forbid=unknown == "reject")
-        self._decode = msgspec.json.Decoder(struct, dec_hook=_number, float_hook=Number).decode
+        self._decode = record_decoder(contract.fields, forbid=unknown == "reject")
+        self._noticing = Noticing(contract) if unknown == "notice" else None
         self._getters = object_getters(contract.fields, attributes=True)
         self._builders = [column_builder(f) for f in contract.fields]
         self._refusals = Refusals(contract, reject_unknown=unknown == "reject")
@@ -68,12 +69,13 @@ class JsonDecoder:
         payloads = pc.fill_null(payloads, b"") if payloads.null_count else payloads
         unfit = {*_not_utf8(payloads), *too_deep(payloads)}
         refused = set(unfit)
+        found: Found = {}
         chunks: list[list[pa.Array]] = []
         for start in range(0, max(len(payloads), 1), _CHUNK):
             lines = payloads.slice(start, _CHUNK).to_pylist()
             for i in unfit & set(range(start, start + _CHUNK)) if unfit else ():
                 lines[i - start] = b""  # which no decoder takes; the bytes are kept elsewhere
-            columns, failed = self._columns(lines)
+            columns, failed = self._columns(lines, start, found)
             refused.update(start + i for i in failed)
             chunks.append(columns)
         columns = [pa.concat_arrays(parts) for parts in zip(*chunks, strict=True)]
@@ -104,6 +106,7 @@ class JsonDecoder:
             sorted([*violations, *broken], key=lambda v: v.row),  # stable: in order of fields
             [row in times for row in every],
             pa.array([times.get(row) for row in every], pa.int64()).view(TIME),
+            noticed=without(found, set(every)),
         )
 
     def _broken_rules(self, columns: list[pa.Array], misfits: set[int]) -> list[Violation]:
@@ -120,22 +123,39 @@ class JsonDecoder:
         column = columns[self._schema.get_field_index(name)]
         return column.take(pa.array(rows)).view(pa.int64()).to_pylist()
 
-    def _columns(self, lines: list[bytes]) -> tuple[list[pa.Array], list[int]]:
-        """Storage columns of the records that fit, and the indices of those that do not."""
+    def _columns(
+        self, lines: list[bytes], start: int, found: Found
+    ) -> tuple[list[pa.Array], list[int]]:
+        """Storage columns of the records that fit, and the indices of those that do not. What is
+        noticed of the former is added to ``found``, by rows that begin with ``start``."""
+        noticing = self._noticing
+        decode = noticing.strict if noticing else self._decode
         objects: list[Any] = []
         failed: list[int] = []
+        extra: list[int] = []
         remaining = iter(lines)
         while True:
             try:
-                objects.extend(map(self._decode, remaining))
+                objects.extend(map(decode, remaining))
                 break
             except Exception:  # whatever bytes can cause: told apart later, never let out
                 # extend() has kept what came before; the iterator stands behind the culprit
-                failed.append(len(objects) + len(failed))
+                culprit = len(objects) + len(failed)
+                if noticing and (record := _fitting(noticing.lenient, lines[culprit])) is not None:
+                    objects.append(record)
+                    extra.append(culprit)
+                else:
+                    failed.append(culprit)
         try:
-            return self._build(objects), failed
+            columns = self._build(objects)
         except Exception:  # a value that its column cannot hold, such as 2**64
-            return self._one_by_one(lines)
+            columns, failed = self._one_by_one(lines)
+            if noticing:
+                noticing.note_all(found, start, lines, set(failed))
+            return columns, failed
+        if noticing:
+            noticing.note(found, start, lines, objects, failed, extra)
+        return columns, failed
 
     def _build(self, objects: list[Any]) -> list[pa.Array]:
         return [
@@ -165,6 +185,13 @@ class JsonDecoder:
     def _unknown_column(self, payloads: pa.Array) -> pa.Array:
         texts = [unknown_fields(p, self._contract) for p in payloads.to_pylist()]
         return pa.array(texts, self._schema.field(UNKNOWN).type)
+
+
+def _fitting(decode: Callable[[bytes], Any], line: bytes) -> Any | None:
+    try:
+        return decode(line)
+    except Exception:  # whatever bytes can cause
+        return None
 
 
 def _not_utf8(payloads: pa.Array) -> list[int]:
@@ -199,54 +226,3 @@ def _mask(size: int, without: set[int]) -> np.ndarray:
 
 def _all_but(size: int, without: set[int]) -> np.ndarray | None:
     return np.flatnonzero(_mask(size, without)) if without else None
-
-
-def _integer_type(field: Field) -> Any:
-    low, high = integer_range(field.storage)
-    if field.storage == "uint64":
-        # msgspec's bounds end at 2**63 - 1: what is above 2**64 fails in the column instead
-        return Annotated[int, msgspec.Meta(ge=0)]
-    return Annotated[int, msgspec.Meta(ge=low, le=high)]
-
-
-def _number(to: type, value: Any) -> Any:
-    if to is Number:
-        if type(value) is Number:
-            return value
-        if type(value) is int:
-            return Number(value)
-    raise TypeError("not a number")
-
-
-_PYTHON: dict[str, Callable[[Field], Any]] = {
-    "string": lambda f: str,
-    "integer": _integer_type,
-    "number": lambda f: float,
-    "decimal": lambda f: Number,
-    "boolean": lambda f: bool,
-    "date": lambda f: str,
-    "time": lambda f: str,
-    "timestamp": lambda f: str,
-}
-
-
-def _python_type(field: Field, forbid: bool) -> Any:
-    if field.type == "object":
-        return _struct(field.name, field.fields, forbid) | None
-    if field.type == "array":
-        assert field.items is not None
-        return list[_python_type(field.items, forbid)] | None
-    if field.type == "json":
-        return msgspec.Raw  # which holds a null too, and forms no unions
-    return _PYTHON[field.type](field) | None
-
-
-def _struct(name: str, fields: tuple[Field, ...], forbid: bool) -> type[msgspec.Struct]:
-    """A Struct with attributes f0, f1, …, whatever the contract calls its fields."""
-    return msgspec.defstruct(
-        "Record" if not name.isidentifier() else name,
-        [(f"f{i}", _python_type(f, forbid), None) for i, f in enumerate(fields)],
-        rename={f"f{i}": f.name for i, f in enumerate(fields)},
-        forbid_unknown_fields=forbid,
-        gc=False,  # records hold no cycles; keeps the collector out of the hot path
-    )

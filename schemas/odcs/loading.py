@@ -7,16 +7,16 @@ at once, or is spelt wrong, is a :class:`.contract.ContractError` that names fil
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..arrow import HIDDEN, UNKNOWN
-from ..contract import Contract, ContractError, Field, digest_of
+from ..contract import UNFIT_IN_NAMES, Contract, ContractError, Field, digest_of
 from ..documents import read_document
 from ..problems import Place, did_you_mean, list_names, say
+from ..rules import is_restricted
 from .model import read_standard
 from .quality import find_quality, read_quality
 from .rules import VECTOR_ELEMENTS, check_consistent, read_enum, read_options
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     )
 
 _RESERVED = (*HIDDEN, UNKNOWN)
-_UNFIT = re.compile(r'["\\\x00-\x1f]')  # what JSON would have to escape in a key
 
 
 def load_contract(
@@ -150,7 +149,7 @@ def _fields(props: Sequence[SchemaProperty], place: Place) -> Iterator[Field]:
             _check_nested(prop, at)
         seen.add(name)
         field = _field(prop, name, at)
-        if unfit := _UNFIT.search(name):
+        if unfit := UNFIT_IN_NAMES.search(name):
             raise at["name"].error(f"a name cannot hold {unfit[0]!r}")
         yield field
 
@@ -186,7 +185,20 @@ def _field(prop: SchemaProperty, name: str, place: Place) -> Field:
         place["unique"].find("uniqueness across records is not enforced on ingest")
     if prop.semanticType == "measure":
         place["semanticType"].find("a measure is read as a field of the records")
-    return draft.done()
+    return _inheriting(draft.done())
+
+
+def _inheriting(field: Field) -> Field:
+    """The field, with what is inside of it restricted where it is restricted itself."""
+    if not is_restricted(field):
+        return field
+
+    def within(inner: Field) -> Field:
+        own = inner.classification if is_restricted(inner) else field.classification
+        return _inheriting(replace(inner, classification=own))
+
+    items = within(field.items) if field.items else None
+    return replace(field, fields=tuple(map(within, field.fields)), items=items)
 
 
 _PARTS = {"properties": "object", "items": "array", "map": "map"}

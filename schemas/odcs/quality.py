@@ -1,6 +1,8 @@
-"""``quality`` of a property → rules of its field, where not one bad value is allowed.
+"""``quality`` of a property or a table: which checks become rules of a field, and which are made of
+all records of a run together.
 
-Every other check is about many records at once: it becomes a finding.
+A check that allows no null, missing or invalid value at all makes dead letters: it becomes a rule
+of its field. The others are compiled by :mod:`..quality.loading`. What nobody makes is a finding.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..problems import Place, did_you_mean, list_names, say
+from ..quality.checks import OPERATORS
 from .rules import NOT_ENFORCED, add_pattern, add_valid_values
 from .types import Draft
 
@@ -16,11 +19,9 @@ if TYPE_CHECKING:
     from open_data_contract_standard.model import DataQuality
 
 METRICS = ("nullValues", "missingValues", "invalidValues", "duplicateValues", "rowCount")
+ENGINE = "millstream"
+"""``engine`` of a ``custom`` check whose ``implementation`` is an SQL expression over a record."""
 _QUALITY_TYPES = ("text", "library", "sql", "custom")
-_OPERATORS = (
-    "mustBe", "mustNotBe", "mustBeGreaterThan", "mustBeGreaterOrEqualTo", "mustBeLessThan",
-    "mustBeLessOrEqualTo", "mustBeBetween", "mustNotBeBetween",
-)  # fmt: skip
 _ADVISORY_SEVERITIES = ("info", "warning", "warn")
 
 
@@ -32,23 +33,69 @@ def read_quality(draft: Draft, checks: Sequence[DataQuality] | None, place: Plac
     """
     for i, check in enumerate(checks or ()):
         at = place[i]
-        read = _METRICS_READ.get(_metric(check, at) or "")
-        if read is None or not _allows_none(check, at):
-            find_quality(check, at)
-        elif (check.severity or "").lower() in _ADVISORY_SEVERITIES:
-            at.find(f"{_called(check)} of severity {check.severity}: {NOT_ENFORCED}")
+        if makes_rule(check, at):
+            _RULES_OF[metric_of(check, at) or ""](draft, at)
         else:
-            read(draft, at)
+            find_quality(check, at)
+
+
+def makes_rule(check: DataQuality, place: Place) -> bool:
+    """Whether a property's check allows no bad record at all, and so makes dead letters."""
+    if metric_of(check, place) not in _RULES_OF or is_advisory(check):
+        return False
+    given = bounds_given(check)
+    if check.rule == "validValues" and not given:
+        return True
+    return given == ["mustBe"] and not isinstance(check.mustBe, bool) and check.mustBe == 0
 
 
 def find_quality(check: DataQuality, place: Place) -> None:
-    """Note a quality check that the pipeline does not make."""
-    _metric(check, place)
-    place.find(f"{_called(check)}: {NOT_ENFORCED}")
+    """Note what of a quality check is not made, where it makes no rule.
+
+    Raises:
+        ContractError: an unknown type of check or metric.
+    """
+    if (reason := unmade(check, place)) is not None:
+        place.find(f"{_called(check)}{reason}: {NOT_ENFORCED}")
+    for name in ("schedule", "scheduler"):
+        if getattr(check, name):
+            place[name].find("checks are made with every run: ignored")
 
 
-def _metric(check: DataQuality, place: Place) -> str | None:
-    """The metric that a check is of (``rule`` is its older name), or ``None``."""
+def unmade(check: DataQuality, place: Place) -> str | None:
+    """Why a check is not made, in words that follow its name; ``None`` if it is.
+
+    Raises:
+        ContractError: an unknown type of check or metric.
+    """
+    metric = metric_of(check, place)
+    if "items" in place.at:
+        return " of what an array holds"
+    if check.type == "text":
+        return ""
+    if check.type == "custom":
+        return None if check.engine == ENGINE else f" of the engine {say(check.engine)}"
+    if check.type != "sql" and metric not in METRICS:
+        return ""
+    return None if bounds_given(check) else ", without a mustBe or its like"
+
+
+def is_advisory(check: DataQuality) -> bool:
+    """Whether a check is only reported."""
+    return (check.severity or "").lower() in _ADVISORY_SEVERITIES
+
+
+def bounds_given(check: DataQuality) -> list[str]:
+    """The operators that a check has."""
+    return [name for name in OPERATORS if getattr(check, name) is not None]
+
+
+def metric_of(check: DataQuality, place: Place) -> str | None:
+    """The metric that a check is of (``rule`` is its older name), or ``None``.
+
+    Raises:
+        ContractError: an unknown type of check or metric.
+    """
     if check.type is not None and check.type not in _QUALITY_TYPES:
         hint = did_you_mean(check.type, _QUALITY_TYPES)
         hint = hint or f"; expected {list_names(_QUALITY_TYPES)}"
@@ -66,13 +113,6 @@ def _called(check: DataQuality) -> str:
     return f"the quality check {name}" if name else f"a quality check of type {check.type}"
 
 
-def _allows_none(check: DataQuality, place: Place) -> bool:
-    given = [name for name in _OPERATORS if getattr(check, name) is not None]
-    if check.rule == "validValues" and not given:
-        return True
-    return given == ["mustBe"] and not isinstance(check.mustBe, bool) and check.mustBe == 0
-
-
 def _null_values(draft: Draft, place: Place) -> None:
     draft.required = True
 
@@ -81,10 +121,6 @@ def _missing_values(draft: Draft, place: Place) -> None:
     listed = (place["arguments"].value or {}).get("missingValues")
     if not isinstance(listed, list) or None in listed:
         draft.required = True
-    others = [v for v in listed if v is not None] if isinstance(listed, list) else []
-    if others:
-        words = ", ".join(map(say, others))
-        place["arguments"].find(f"missingValues {words}: {NOT_ENFORCED}")
 
 
 def _invalid_values(draft: Draft, place: Place) -> None:
@@ -95,8 +131,6 @@ def _invalid_values(draft: Draft, place: Place) -> None:
         if name not in known:
             hint = did_you_mean(name, known)
             at[name].find(f"no argument of invalidValues: {NOT_ENFORCED}{hint}")
-    if not any(arguments.get(name) for name in known):
-        place.find(f"invalidValues without validValues or pattern: {NOT_ENFORCED}")
     if (values := arguments.get("validValues")) is not None:
         _listed_values(draft, values, at["validValues"])
     if (pattern := arguments.get("pattern")) is not None:
@@ -117,9 +151,10 @@ def _listed_values(draft: Draft, values: Any, place: Place) -> None:
     add_valid_values(draft, [(v, place[i]) for i, v in enumerate(values)], place)
 
 
-_METRICS_READ: dict[str, Callable[[Draft, Place], None]] = {
+_RULES_OF: dict[str, Callable[[Draft, Place], None]] = {
     "nullValues": _null_values,
     "missingValues": _missing_values,
     "invalidValues": _invalid_values,
     "validValues": _valid_values_of_3_0,
 }
+"""Metric → what makes rules of a check of it."""

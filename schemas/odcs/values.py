@@ -19,7 +19,7 @@ from ..problems import Place, did_you_mean, say
 from ..temporal import parse_column
 from .types import Draft
 
-_LONGEST = 307  # digits before or after the point; every such number is a finite double
+_LONGEST = 324  # digits before or after the point, as doubles have them
 _GREATEST_FLOAT32 = 3.4028234663852886e38
 
 LOWER = ("minimum", "exclusiveMinimum")
@@ -104,7 +104,7 @@ def _exact(draft: Draft, value: Any, place: Place) -> Fraction:
         exact = Decimal(text)
     except InvalidOperation:
         exact = Decimal("NaN")
-    if not exact.is_finite() or abs(exact.adjusted()) > _LONGEST:
+    if not exact.is_finite() or abs(exact.adjusted()) > _LONGEST or math.isinf(exact):
         raise place.error(f"expected {_a(draft)}, found {say(value)}")
     return Fraction(exact)
 

@@ -23,7 +23,6 @@ from millstream.schemas.enrich.misses import (
     Refused,
     enriched,
     enriched_schema,
-    has_restricted,
 )
 from millstream.schemas.enrich.reference import (
     NOT_THEN,
@@ -34,6 +33,7 @@ from millstream.schemas.enrich.reference import (
 )
 from millstream.schemas.enrich.spec import EnrichJob, LookupJob, Validity
 from millstream.schemas.keys import hash_keys
+from millstream.schemas.rules import has_restricted
 from millstream.schemas.steps import Failure, StepError
 
 UTC = pa.timestamp("us", "UTC")

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from millstream.schemas.aggregates import open_windows
 from millstream.schemas.aggregates.functions import AggregateError
 from millstream.schemas.aggregates.open_windows import (
-    NEVER,
     PANE,
     REVISION,
     Trigger,
@@ -26,6 +25,7 @@ from millstream.schemas.aggregates.spec import AggregateSpec, aggregate_spec
 from millstream.schemas.aggregates.states import finalise, merge_states, partial_states
 from millstream.schemas.arrow import WATERMARK_FIELD, record_schema
 from millstream.schemas.contract import Contract, Field
+from millstream.schemas.watermarks import NEVER
 
 FIELDS = (Field("ts", "timestamp", required=True), Field("page", "string"), Field("n", "integer"))
 CONTRACT = Contract("id", "1", "clicks", FIELDS, event_time="ts")

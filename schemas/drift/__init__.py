@@ -1,0 +1,1 @@
+"""What records hold that their contract does not foresee: noticed, counted, made a version of."""

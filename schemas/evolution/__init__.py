@@ -1,0 +1,1 @@
+"""Contracts over time: what changed between two versions, and whom it breaks."""

@@ -1,0 +1,1 @@
+"""Declared repairs: what is tried on records that break their contract."""
