@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..schemas.aggregates.open_windows import NEVER
+from ..schemas.watermarks import NEVER
 
 CARRY_FORMAT = "millstream.carry/1"
 KEYS_FORMAT = "millstream.keys/1"

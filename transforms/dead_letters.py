@@ -5,7 +5,8 @@
 what the message carried beside it: its key, headers, attributes and times, under names that begin
 with the transport's (each source's ``inputs`` lists them). One name may be there several times, as
 headers may. They are of the transport and no fields of the contract: whatever the contract says of
-fields is not said of them, and who may not read a payload may not read them either.
+fields is not said of them, and who may not read a payload may not read them either. Where a job
+encrypts payloads, they are encrypted too: see :mod:`.encryption`.
 
 Dead letters of later stages (a step, a destination that refuses, a record that is late) have none
 of that: it does not travel with records. Their source and position find the message again.

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from ..schemas.arrow import PAYLOAD
+from ..schemas.arrow import PAYLOAD, POSITION, SOURCE
 from ..schemas.contract import Contract
 from ..schemas.decoded import Decoded, UnknownFields
+from ..schemas.drift.facts import Rows, drift_of
 from ..schemas.json.decoder import JsonDecoder
 from .dead_letters import Origin, refused_batch
 
@@ -81,6 +82,9 @@ def _decode(
     attributes: Mapping[str, str] | None = None,
 ) -> Decoded:
     decoded = decoder.decode(batch.column(PAYLOAD))
+    if decoded.noticed:
+        rows = Rows(batch.column(SOURCE), batch.column(POSITION))
+        decoded = decoded._replace(noticed=None, drift=drift_of(decoded.noticed, rows))
     if origin is None or not decoded.refused:
         return decoded
     letters = refused_batch(

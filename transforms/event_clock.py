@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from ..schemas.aggregates.open_windows import NEVER
 from ..schemas.arrow import SOURCE, WATERMARK_FIELD
+from ..schemas.watermarks import NEVER
 from .carry import SourceState
 
 

@@ -27,12 +27,15 @@ _COUNTS = (
     "open_before", "read", "written", "dead", "duplicate", "filtered", "late", "open_after",
 )  # fmt: skip
 
+_REPAIRED = "repaired"
+
 SCHEMA = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("format", "run_id", "source")]
     + [pa.field("output", pa.string(), nullable=False)]
     + [pa.field(name, pa.int64(), nullable=False) for name in _COUNTS]
+    + [pa.field(_REPAIRED, pa.int64())]
 )
-
+"""``repaired`` is null where there are none: tables that are there already get it as a column."""
 
 TABLE = table_of_schema(SCHEMA, key=("run_id", "source", "output"))
 """The ledger as a table."""
@@ -44,6 +47,8 @@ class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
     It balances if ``open_before + read = written + dead + duplicate + filtered + late +
     open_after``. Of an aggregate, ``written`` counts the records that went into it, not its groups.
     ``open_before`` and ``open_after`` are records held in open windows: none in a batch run.
+    ``repaired`` are those of ``read`` that a repair has rescued, wherever they went then; where
+    there are none nothing is stored of it.
     """
 
     format: str = FORMAT
@@ -58,6 +63,11 @@ class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
     filtered: int = 0
     late: int = 0
     open_after: int = 0
+    repaired: int | msgspec.UnsetType | None = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if not self.repaired:  # 0, or the null of a table's row
+            msgspec.structs.force_setattr(self, _REPAIRED, msgspec.UNSET)
 
     @property
     def missing(self) -> int:
@@ -120,7 +130,7 @@ def build(
     def row(source: str, output: str) -> LedgerRow:
         values: dict[str, Any] = {
             outcome: counts["", source, outcome] + counts[output, source, outcome]
-            for outcome in _COUNTS
+            for outcome in (*_COUNTS, _REPAIRED)
         }
         return LedgerRow(run_id=run_id, source=source, output=output, **values)
 
@@ -171,7 +181,8 @@ def check(rows: Iterable[LedgerRow], held: Mapping[str, int] | None = None) -> l
 
 def to_batch(rows: Sequence[LedgerRow]) -> pa.RecordBatch:
     """The rows as a record batch of :data:`SCHEMA`."""
-    return pa.RecordBatch.from_pylist([msgspec.structs.asdict(row) for row in rows], SCHEMA)
+    values = [{**msgspec.structs.asdict(row), _REPAIRED: row.repaired or None} for row in rows]
+    return pa.RecordBatch.from_pylist(values, SCHEMA)
 
 
 def render(rows: Sequence[LedgerRow], limit: int = 20) -> str:
@@ -179,7 +190,8 @@ def render(rows: Sequence[LedgerRow], limit: int = 20) -> str:
 
     At most ``limit`` sources are shown for each output, those that do not balance first.
     """
-    shown = [name for name in _COUNTS if name in ("read", "written", "dead") or _any(rows, name)]
+    counts = ("open_before", "read", _REPAIRED, *_COUNTS[2:])
+    shown = [name for name in counts if name in ("read", "written", "dead") or _any(rows, name)]
     blocks = [
         _block(output, rows, shown, limit) for output in dict.fromkeys(r.output for r in rows)
     ]
@@ -187,16 +199,20 @@ def render(rows: Sequence[LedgerRow], limit: int = 20) -> str:
 
 
 def _any(rows: Sequence[LedgerRow], name: str) -> bool:
-    return any(getattr(row, name) for row in rows)
+    return any(_count(row, name) for row in rows)
+
+
+def _count(row: LedgerRow, name: str) -> int:
+    return getattr(row, name) or 0
 
 
 def _block(output: str, rows: Sequence[LedgerRow], shown: list[str], limit: int) -> str:
     ours = sorted((r for r in rows if r.output == output), key=lambda r: (not r.missing, r.source))
-    total = [f"{sum(getattr(row, name) for row in ours):,}" for name in shown]
+    total = [f"{sum(_count(row, name) for row in ours):,}" for name in shown]
     missing = sum(abs(row.missing) for row in ours)
     table = [[output, *(name.replace("_", " ") for name in shown), ""]]
     for row in ours[:limit]:
-        counts = [f"{getattr(row, name):,}" for name in shown]
+        counts = [f"{_count(row, name):,}" for name in shown]
         table.append([row.source or "(no source)", *counts, _verdict(row.missing)])
     if len(ours) > limit:
         table.append([f"… and {len(ours) - limit:,} more", *([""] * len(shown)), ""])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -19,7 +19,10 @@ from .decoding import Decoding, open_decoding
 from .error_handling import HandlesErrors
 from .progress import PROGRESS
 from .stage_result import StageResult
-from .tallies import DEAD_LETTERS
+from .tallies import DEAD_LETTERS, TALLIES
+
+if TYPE_CHECKING:
+    from .repair import Repair
 
 
 class Parse(HandlesErrors):
@@ -38,7 +41,10 @@ class Parse(HandlesErrors):
         payload: keep each record's bytes beside it, in ``_payload``, for what comes later and may
             refuse it. A dead letter has them in any case.
         unknown_fields: what to do with fields that the contract does not name: ``ignore``,
-            ``keep`` (in a column ``_unknown``, as JSON) or ``reject``.
+            ``keep`` (in a column ``_unknown``, as JSON), ``reject``, or ``notice``: ignore them,
+            and give what was noticed (:class:`~millstream.schemas.drift.facts.Drift`) as tallies.
+        repair: what to try on records that break the contract, with ``judge`` alone. Records then
+            have a column ``_repaired`` behind the contract's.
     """
 
     def __init__(
@@ -48,23 +54,32 @@ class Parse(HandlesErrors):
         judge: bool = False,
         payload: bool = True,
         unknown_fields: UnknownFields = "ignore",
+        repair: Repair | None = None,
         origin: Origin | None = None,
     ) -> None:
         super().__init__()
+        if repair is not None and not judge:
+            raise ValueError("repair: only records that are judged as they are parsed are repaired")
         self._contract = contract
         self._judge = judge
         self._payload = payload
         self._unknown_fields: UnknownFields = unknown_fields
+        self._repair = repair
         self._origin = (origin or Origin("parse")).of(contract)
 
     def expand(self, payloads: beam.PCollection[pa.RecordBatch]) -> Any:
         decode = _ParseBatches(
-            self._contract, self._unknown_fields, self._judge, self._payload, self._origin
+            self._contract,
+            self._unknown_fields,
+            self._judge,
+            self._payload,
+            self._repair,
+            self._origin,
         )
-        outputs = payloads | "Decode" >> beam.ParDo(decode).with_outputs(
-            DEAD_LETTERS, main="records"
-        )
-        return self.handled(StageResult.of(outputs))
+        notices = self._unknown_fields == "notice"
+        tags = (DEAD_LETTERS, TALLIES) if notices else (DEAD_LETTERS,)
+        outputs = payloads | "Decode" >> beam.ParDo(decode).with_outputs(*tags, main="records")
+        return self.handled(StageResult.of(outputs, tallies=notices))
 
 
 class _ParseBatches(beam.DoFn):
@@ -80,18 +95,22 @@ class _ParseBatches(beam.DoFn):
         unknown_fields: UnknownFields,
         judge: bool,
         payload: bool,
+        repair: Repair | None,
         origin: Origin,
     ) -> None:
         self._contract = contract
         self._unknown_fields: UnknownFields = unknown_fields
         self._judge = judge
         self._payload = payload
+        self._repair = repair
         self._origin = origin
 
     def setup(self) -> None:
         self._decoding: Decoding = open_decoding(
             self._contract, self._unknown_fields, judge=self._judge, origin=self._origin
         )
+        if self._repair is not None:
+            self._decoding = self._repair.over(self._decoding)
 
     def process(
         self,
@@ -116,6 +135,8 @@ class _ParseBatches(beam.DoFn):
             PROGRESS.dead += decoded.letters.num_rows
             value = WindowedValue(decoded.letters, timestamp, (window,))
             yield TaggedOutput(DEAD_LETTERS, value)
+        if decoded.drift is not None:
+            yield TaggedOutput(TALLIES, WindowedValue(decoded.drift, timestamp, (window,)))
 
 
 def with_identity(decoded: Decoded, identity: pa.RecordBatch) -> pa.RecordBatch:

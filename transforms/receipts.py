@@ -5,6 +5,7 @@ Receipts travel through the data plane beside the tallies, and are stored in ``p
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from collections.abc import Iterable
 from typing import Literal
@@ -13,6 +14,23 @@ import msgspec
 
 Part = Literal["data", "states"]
 """``data``: rows of the visible table; ``states``: partial states of aggregates, kept beside it."""
+
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def moment(instant: int) -> dt.datetime:
+    """Microseconds since 1970-01-01 UTC as a ``datetime`` of UTC."""
+    return _EPOCH + dt.timedelta(microseconds=instant)
+
+
+class Span(msgspec.Struct, frozen=True):
+    """Rows of a table whose time stamp in a column lies in ``[start, end)``, in microseconds since
+    1970-01-01 UTC."""
+
+    column: str
+    start: int
+    end: int
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,12 +13,14 @@ from .plan import checked_name
 class RunFolder:
     """The folder of one plan of a run, for what has to outlive a crash.
 
-    ``origin`` is what the run's dead letters have in common. All methods raise ``StorageError``
-    when a file cannot be read or written.
+    ``origin`` is what the run's dead letters have in common; ``keys`` names the environment
+    variable with the keys that they are encrypted with, if they are. All methods raise
+    ``StorageError`` when a file cannot be read or written.
     """
 
     path: str
     origin: Origin
+    keys: str = ""
 
     def remember(self, name: str, value: str) -> str:
         """Write a note once; gives what stands under the name, which may be an earlier note."""

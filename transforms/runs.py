@@ -13,7 +13,7 @@ history. Nothing is ever renamed, so a crash leaves no state between two.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -26,8 +26,8 @@ from .carry import Carry
 from .dead_letters import Origin
 from .ledger import LedgerRow
 from .lock import RunLock
-from .plan import InputFile, Plan, Token, checked_name
-from .receipts import Part, Receipt
+from .plan import ENCRYPT, InputFile, Plan, Token, checked_name
+from .receipts import Part, Receipt, Span
 from .run_folder import RunFolder
 
 PREPARED_FORMAT = "millstream.prepared/1"
@@ -39,7 +39,11 @@ class AlreadyCommitted(RuntimeError):
 
 
 class PreparedOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One output, ready to be committed: everything that a restart needs."""
+    """One output, ready to be committed: everything that a restart needs.
+
+    ``withdrawn`` are files of other runs that these take the place of, ``replaces`` rows of tables:
+    see :class:`Commit`.
+    """
 
     name: str
     uri: str
@@ -47,12 +51,23 @@ class PreparedOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     receipts: tuple[Receipt, ...] = ()
     tables: dict[Part, Table] = {}
     kind: str = "records"
+    withdrawn: tuple[str, ...] = ()
+    replaces: dict[Part, Span] = {}
+
+
+class Replayed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replay has read: files of letters, and the ids of those that have failed again before
+    anything was committed."""
+
+    letters: tuple[str, ...]
+    failed: tuple[str, ...] = ()
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """What a run will commit, decided once: the outputs, in this order, and the ledger.
 
-    ``carry`` is what it leaves to the next run, where a job goes on from one to the next.
+    ``carry`` is what it leaves to the next run, where a job goes on from one to the next;
+    ``replayed`` are the dead letters that it has read.
     """
 
     format: str = PREPARED_FORMAT
@@ -62,6 +77,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     ledger: tuple[LedgerRow, ...]
     unreadable: tuple[str, ...] = ()
     carry: Carry | None = None
+    replayed: Replayed | msgspec.UnsetType = msgspec.UNSET
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,7 +154,7 @@ class RunStore:
             prepared = self._read(standing.path("prepared"), Prepared)
             return Decision("resume", Token.parse(prepared.token), prepared=prepared)
         if not reprocess:
-            self._refuse_committed(plan, token.run_id)
+            self._refuse_committed(plan.inputs, token.run_id)
         latest = attempts[-1] if attempts else None
         if latest is None or latest is standing or not latest.names(plan.digest):
             number = latest.number + 1 if latest else 1
@@ -163,6 +179,10 @@ class RunStore:
         """What an attempt of this plan has prepared."""
         attempt = self._latest(token)
         return self._read(attempt.path("prepared"), Prepared) if attempt.prepared else None
+
+    def place_of_prepared(self, token: Token) -> str:
+        """The file of what a plan has prepared."""
+        return self._latest(token).path("prepared")
 
     def standing(self, run_id: str) -> Prepared | None:
         """What a run id has prepared and not all committed yet."""
@@ -201,7 +221,7 @@ class RunStore:
         attempt = self._latest(token)
         plan = Plan.from_json(storage.read_bytes(attempt.path("plan")))
         origin = Origin("", plan.job, token.run_id, plan.contract_id, plan.contract_version)
-        return RunFolder(attempt.place, origin)
+        return RunFolder(attempt.place, origin, plan.settings.get(ENCRYPT, ""))
 
     def finish(self, record: RunRecord) -> RunRecord:
         """Write how the run ended: the last thing a run does.
@@ -226,6 +246,12 @@ class RunStore:
                 return self._read(attempt.path(name), RunRecord)
         return None
 
+    def is_settled(self, token: Token) -> bool:
+        """Whether a plan has been committed, or prepared, so that nothing of it is decided anew."""
+        attempts = self._attempts(token.run_id)
+        named = [attempt for attempt in attempts if attempt.names(token.plan_digest)]
+        return any(attempt.record or attempt.prepared for attempt in named)
+
     def committed(self) -> Iterator[RunRecord]:
         """The records that stand: one for each run id that has committed."""
         for attempts in self._all().values():
@@ -243,8 +269,16 @@ class RunStore:
             for run_id, attempts in self._all().items()
         }
 
-    def _refuse_committed(self, plan: Plan, run_id: str) -> None:
-        wanted = set(plan.inputs)
+    def refuse_committed(self, token: Token) -> None:
+        """See that no other run has committed what the plan reads, since it was begun.
+
+        Raises:
+            AlreadyCommitted: one has, or has prepared it.
+        """
+        self._refuse_committed(self.inputs(token), token.run_id)
+
+    def _refuse_committed(self, inputs: Iterable[InputFile], run_id: str) -> None:
+        wanted = set(inputs)
         for other, attempts in self._all().items():
             if other == run_id:
                 continue

@@ -14,8 +14,8 @@ from ..schemas.arrow import IDENTITY, SOURCE
 from ..schemas.codes import Code
 from ..schemas.contract import Contract
 from ..schemas.dead_letters import SCHEMA
-from ..schemas.enrich.misses import Refused, has_restricted
-from ..schemas.rules import Violation
+from ..schemas.enrich.misses import Refused
+from ..schemas.rules import Violation, has_restricted
 from ..schemas.steps import Failure, RecordStep
 from .coder import RecordBatchCoder  # registers it  # noqa: F401
 from .dead_letters import Origin, refused_batch

@@ -18,8 +18,10 @@ DEAD_LETTERS = "dead_letters"
 """Tag of the output that carries dead letters, the same at every stage."""
 
 Outcome = Literal[
-    "read", "written", "dead", "duplicate", "filtered", "late", "open_before", "open_after"
-]
+    "read", "written", "dead", "duplicate", "filtered", "late", "open_before", "open_after",
+    "repaired",
+]  # fmt: skip
+"""``repaired`` is beside the others: of those that were read, a repair has rescued so many."""
 
 
 class Tally(NamedTuple):
@@ -33,6 +35,10 @@ class Tally(NamedTuple):
     outcome: Outcome
     rows: int
     output: str = ""
+
+    def of_output(self, output: str) -> Tally:
+        """The same, of one output alone."""
+        return self._replace(output=output)
 
 
 def count_sources(batch: pa.RecordBatch, column: str) -> dict[str, int]:

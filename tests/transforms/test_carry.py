@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
-from millstream.schemas.aggregates.open_windows import NEVER
+from millstream.schemas.watermarks import NEVER
 from millstream.transforms.carry import Carry, Reached, SourceState, advanced, raised
 
 NAMES = ["a", "b", "c"]

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from millstream.schemas.aggregates.open_windows import NEVER
 from millstream.schemas.keys import KeyColumnError, hash_keys
+from millstream.schemas.watermarks import NEVER
 from millstream.transforms.carry import Carry, KeptKeys, KeyFile, NewKeys
 from millstream.transforms.deduplicate import horizon as horizon_module
 from millstream.transforms.deduplicate.horizon import (

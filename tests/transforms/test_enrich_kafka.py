@@ -35,10 +35,7 @@ ON_ONE_BROKER = settings(
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[Kafka]:
-    known = DESTINATIONS["kafka"]
-    with known.running_or_skip() as found, pytest.MonkeyPatch.context() as patch:
-        for name, value in found.environment.items():
-            patch.setenv(name, value)
+    with DESTINATIONS["kafka"].running_or_skip() as found:
         yield found
 
 

@@ -142,10 +142,7 @@ def test_a_place_in_duckdb_needs_a_table():
 def server() -> Iterator[postgres.Postgres]:
     with DESTINATIONS["postgresql"].running_or_skip() as found:
         fill(found)
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in found.environment.items():
-                patch.setenv(name, value)
-            yield found
+        yield found
 
 
 def fill(peer: postgres.Postgres) -> None:

@@ -7,8 +7,8 @@ from itertools import pairwise
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
-from millstream.schemas.aggregates.open_windows import NEVER
 from millstream.schemas.arrow import SOURCE, WATERMARK
+from millstream.schemas.watermarks import NEVER
 from millstream.transforms.carry import SourceState
 from millstream.transforms.event_clock import EventClock
 

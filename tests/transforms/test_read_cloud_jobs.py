@@ -21,6 +21,7 @@ import pytest
 
 from tests.pipelines.clicks import JobFolder, judge, page_views
 from tests.services import kinesis, pubsub
+from tests.services.object_stores import object_store
 from tests.services.prism import prism_location
 from tests.services.prism import why_not as why_no_prism
 from tests.services.serving import NoServer
@@ -192,11 +193,16 @@ def test_on_dataflow_a_subscription_is_read_by_our_own_source(peers, tmp_path, m
 
     monkeypatch.setattr(DataflowRunner, "run_pipeline", run_pipeline)
     job = StreamJob.make("pubsub", peers["pubsub"], tmp_path / "job")
+    path = Path(job.folder.job)
+    text = path.read_text("utf-8").replace(":warehouse/", ":gs://bucket/warehouse/")
+    path.write_text(text, "utf-8")
     places = [f"--{name}=gs://bucket/{name}" for name in ("temp_location", "staging_location")]
-    flags = ["--dry_run=True", "--no_auth", "--sdk_location=container", *places]
+    image = "--sdk_container_image=example.org/millstream:1"
+    flags = ["--dry_run=True", "--no_auth", "--sdk_location=container", image, *places]
     where = ["--project=shop", "--region=us-central1"]
     command = ["ingest", "--job", job.folder.job, "--streaming", "--runner=DataflowRunner"]
-    assert main([*command, *flags, *where]) == exit_codes.OK
+    with object_store("gs", "bucket"):
+        assert main([*command, *flags, *where]) == exit_codes.OK
     (pipeline,) = translated
     urns = Counter(t.spec.urn for t in pipeline.components.transforms.values())
     assert not [urn for urn in urns if "pubsub" in urn]

@@ -17,6 +17,7 @@ from millstream.schemas.codes import Code
 from millstream.schemas.contract import Contract, Field, Rule
 from millstream.schemas.csv.decoder import CsvDecoder, CsvLines, CsvRecords, HeaderError
 from millstream.schemas.csv.options import CsvOptions
+from millstream.schemas.csv.written import keeps_ascii
 from millstream.transforms.dead_letters import Origin
 from millstream.transforms.read import csv_records
 from millstream.transforms.read.csv import CsvReader, ReadFromCsv
@@ -27,7 +28,6 @@ from millstream.transforms.read.csv_records import (
     records_are_lines,
     records_of,
 )
-from millstream.transforms.read.encodings import keeps_ascii
 from millstream.transforms.read.files import local_file
 from millstream.transforms.read.lines import BOM, BrokenStream, Oversize, Unreadable
 from millstream.transforms.read.records import Piece

@@ -9,8 +9,8 @@ import msgspec
 import pyarrow as pa
 import pytest
 from apache_beam.pvalue import TaggedOutput
-from millstream.schemas.aggregates.open_windows import NEVER
 from millstream.schemas.arrow import PAYLOADS, SOURCE
+from millstream.schemas.watermarks import NEVER
 from millstream.transforms.carry import Carry, Reached, SourceState, Stopped, advanced
 from millstream.transforms.read.streams import unbounded
 from millstream.transforms.read.streams.reading import Decodes

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from millstream.schemas.aggregates.open_windows import NEVER
+from millstream.schemas.watermarks import NEVER
 from millstream.transforms.carry import Stopped
 from millstream.transforms.intervals import chain as chain_module
 from millstream.transforms.intervals import slices as slices_module

@@ -15,13 +15,13 @@ from ...schemas.enrich.misses import (
     Refused,
     enriched,
     enriched_schema,
-    has_restricted,
     is_left_out,
 )
 from ...schemas.enrich.reference import hash_in_pieces
 from ...schemas.enrich.spec import LookupJob
 from ...schemas.keys import KeyColumnError, KeyHashes
 from ...schemas.problems import did_you_mean
+from ...schemas.rules import has_restricted
 from ...schemas.steps import Attempt, Failure, StepError
 from ..python_step import type_of_word
 from .service import PermanentError as PermanentError

@@ -22,17 +22,19 @@ from ..carry import (
     raised,
 )
 from ..plan import Interval, Plan, Token
+from ..quality.facts import MEASURED
 from ..read.streams.source import StreamSource
 from ..receipts import Receipt
 from ..runs import Prepared, RunRecord
 from ..tallies import Tally
 from ..write.attempts import PATIENCE_SECONDS
-from ..write.commit import Unbalanced, barrier, explain, failed_record, prepared_output, strays
+from ..write.commit import barrier, prepared_output, refuse_unbalanced, strays
 from ..write.destination import Output
 from .chain import Chain, Head
 from .windows import FAR, HeldStates, NewStates, OpenAggregate, StagedStates, close_windows
 
 if TYPE_CHECKING:
+    from ..quality.judge import Judge
     from .keys import Horizon
 
 
@@ -52,6 +54,7 @@ class Commits:
         close: the last commit of a stream closes all windows that are open.
         parts: by how many workers at once the stream is read.
         patience: seconds for which a service that does not answer is asked again.
+        gate: judges what was staged before anything is committed.
     """
 
     chain: Chain
@@ -65,6 +68,7 @@ class Commits:
     close: bool = False
     parts: int = 1
     patience: float = PATIENCE_SECONDS
+    gate: Judge | None = None
 
 
 class CommitInterval(beam.PTransform):
@@ -105,14 +109,16 @@ class Facts(NamedTuple):
     unacknowledged: list[Unacknowledged]
     key_files: list[KeyFile]
     new_keys: list[NewKeys]
+    quality: tuple[Any, ...] = ()
 
     @classmethod
     def of(cls, facts: Iterable[Any]) -> Facts:
         """Sort facts by their kinds."""
         kinds: dict[type, list[Any]] = {kind: [] for kind in _KINDS}
+        quality = []
         for fact in facts:
-            kinds[type(fact)].append(fact)
-        return cls(*(kinds[kind] for kind in _KINDS))
+            (quality if isinstance(fact, MEASURED) else kinds[type(fact)]).append(fact)
+        return cls(*(kinds[kind] for kind in _KINDS), quality=tuple(quality))
 
     def receipts_of_source(self) -> list[str]:
         """What the stream is to be told once all is committed."""
@@ -149,7 +155,11 @@ def commit_interval(
     prepared = chain.store.prepared(token)
     if prepared is None:
         prepared = _balanced(commits, plan, token, carry, facts, close, states, new or {})
+        if commits.gate is not None:
+            prepared = commits.gate.judge(chain.store, prepared, facts.quality)
     head = chain.commit(prepared, check=check, patience=commits.patience)
+    if commits.gate is not None:
+        commits.gate.forget(facts.quality)
     states.turn(head.carry.token)
     told = carry.held_paths | {file.path for file in facts.key_files}
     for path in told - head.carry.held_paths:
@@ -202,11 +212,8 @@ def _balanced(
     rows = ledger.build(token.run_id, commits.outputs, tallies, receipts)
     wrong += _unread(plan, facts.reached) + ledger.check(rows)
     wrong += strays(commits.outputs, tallies, receipts)
-    wrong += _lost_states(commits, facts) + _lost_late(commits, tallies, receipts)
-    if wrong:
-        error = explain(wrong)
-        commits.chain.store.finish(failed_record(token, error, rows))
-        raise Unbalanced(error)
+    wrong += lost_states(commits, facts) + _lost_late(commits, tallies, receipts)
+    refuse_unbalanced(commits.chain.store, token, wrong, rows)
     return Prepared(
         token=str(token),
         outputs=tuple(prepared_output(output, receipts) for output in commits.outputs),
@@ -220,12 +227,13 @@ def _balanced(
             watermark=watermark,
             sources=sources,
             aggregates=kept,
-            keys=_kept_keys(commits, carry, facts, watermark),
+            keys=kept_keys(commits, carry, facts, watermark),
         ),
     )
 
 
-def _kept_keys(commits: Commits, carry: Carry, facts: Facts, watermark: int) -> KeptKeys | None:
+def kept_keys(commits: Commits, carry: Carry, facts: Facts, watermark: int) -> KeptKeys | None:
+    """What records will be duplicates of, after this commit."""
     if commits.horizon is None:
         return None
     from .keys import keep_keys, keys_folder
@@ -266,7 +274,7 @@ def _not_as_planned(interval: Interval) -> ledger.Imbalance:
     return ledger.Imbalance(interval.source, "", interval.end - interval.start, reason)
 
 
-def _lost_states(commits: Commits, facts: Facts) -> list[ledger.Imbalance]:
+def lost_states(commits: Commits, facts: Facts) -> list[ledger.Imbalance]:
     """Aggregates whose states hold another number of records than went in."""
     wrong = []
     held = ledger.contributions(commits.outputs, facts.receipts)

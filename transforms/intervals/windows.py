@@ -183,7 +183,7 @@ def close_windows(
     except BaseException:
         results.abandon()
         raise
-    records, tallies = _passed(spec.name, before, opened, watermark)
+    records, tallies = passed(spec.name, before, opened, watermark)
     kept = OpenWindows(described=aggregate.described, files=tuple(files), records=records)
     return Given(receipts, tallies, kept, wrong)
 
@@ -241,7 +241,7 @@ def _read(path: str, spec: AggregateSpec) -> pa.Table:
     return table.cast(state_schema(spec))
 
 
-def _passed(
+def passed(
     name: str, before: OpenWindows, opened: Iterable[Opened], watermark: int
 ) -> tuple[dict[str, list[tuple[int, int]]], list[Tally]]:
     """Records in windows that stay open, by source; and tallies of these, of those that were open

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -14,15 +15,16 @@ import pyarrow as pa
 from ...schemas.contract import Contract
 from ...schemas.csv.decoder import CsvDecoder, CsvLines, CsvRecords, HeaderError, column_names
 from ...schemas.csv.options import CsvOptions
+from ...schemas.csv.written import Written
 from ...schemas.decoded import Decoded, UnknownFields
 from ..dead_letters import Origin
 from ..plan import InputFile
 from .compression import Compression
 from .csv_records import cut_records, records_are_lines, records_of
-from .encodings import Transcoder, keeps_ascii
+from .encodings import Transcoder
 from .files import CHUNK_BYTES, RANGE_BYTES, FileRange, chunks, file_ranges
 from .json_lines import MAX_RECORD_BYTES
-from .lines import Oversize, Unreadable
+from .lines import BrokenStream, Oversize, Unreadable
 from .records import Piece, ReadRecords
 
 _READ_BYTES = 1 << 20  # read at a time, into memory that stays in the processor's cache
@@ -121,8 +123,7 @@ class CsvReader:
         self._judge = judge
         self._unknown_fields: UnknownFields = unknown_fields
         self._compression: Compression = compression
-        marks = f"\r\n{options.delimiter}{options.quote}"
-        self._transcodes = not keeps_ascii(options.encoding, marks)
+        self._transcodes = Written(options, ()).transcodes
         splits = records_are_lines(options) and not self._transcodes
         self._range_bytes = range_bytes if splits else sys.maxsize
         if not isinstance(options.header, bool):
@@ -134,12 +135,23 @@ class CsvReader:
 
     def attributes(self, part: FileRange) -> dict[str, str]:
         """The file's header, and how it is written."""
-        said = {"format": "csv", "csv.options": msgspec.json.encode(self._options).decode()}
+        options = msgspec.json.encode(self._options_of(part)).decode()
+        said = {"format": "csv", "csv.options": options}
         header = self._header(part)
         if header and header.record:
             encoding = "utf-8" if self._transcodes else self._options.encoding
             said["csv.header"] = header.record.decode(encoding, "replace")
         return said
+
+    def _options_of(self, part: FileRange) -> CsvOptions:
+        """How the file is written; of an encoding with two orders of bytes, which it has: a record
+        alone does not say that."""
+        transcoder = self._transcoder()
+        if transcoder is None:
+            return self._options
+        with suppress(BrokenStream):
+            next(transcoder.read(chunks(part._replace(start=0), _HEADER_BYTES)), None)
+        return msgspec.structs.replace(self._options, encoding=transcoder.codec)
 
     def read(self, part: FileRange) -> Iterator[Piece | Oversize | Unreadable]:
         """Everything in a part."""

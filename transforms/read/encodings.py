@@ -1,42 +1,16 @@
-"""Encodings other than UTF-8: which can be cut as bytes, and reading the others as UTF-8."""
+"""Encodings that cannot be cut as bytes, read as UTF-8."""
 
 from __future__ import annotations
 
 import codecs
-import functools
 from collections.abc import Iterable, Iterator
 
 from .lines import BrokenStream
 
-_PROBE = bytes(range(0x80)) + b"\x1b$B!!\x1b(B~{!!~}+AGE-\\u0041\\"
-"""All of ASCII, and what means something else where a text can switch to another alphabet."""
 _BYTE_ORDERS = {
     "utf-16": ((codecs.BOM_UTF16_BE, "utf-16-be"), (b"", "utf-16-le")),
     "utf-32": ((codecs.BOM_UTF32_BE, "utf-32-be"), (b"", "utf-32-le")),
 }
-
-
-@functools.lru_cache
-def keeps_ascii(encoding: str, marks: str) -> bool:
-    """Whether some ASCII characters are the same bytes in text of an encoding, and nothing else is.
-
-    So it is in UTF-8, in all of ISO 8859, in EUC; not in UTF-16, and in Shift JIS not for ``|``,
-    which is also the second byte of other characters.
-    """
-    try:
-        if _PROBE.decode(encoding) != _PROBE.decode("ascii"):
-            return False
-    except UnicodeDecodeError:
-        return False
-    pairs = (bytes([lead, ord(mark)]) for lead in range(0x80, 0x100) for mark in marks)
-    return not any(map(functools.partial(_is_one_character, encoding), pairs))
-
-
-def _is_one_character(encoding: str, pair: bytes) -> bool:
-    try:
-        return len(pair.decode(encoding)) == 1
-    except UnicodeDecodeError:
-        return False
 
 
 class Transcoder:
@@ -82,6 +56,11 @@ class Transcoder:
             yield text.encode("utf-8", "surrogatepass")
         if broken:
             raise BrokenStream(broken)
+
+    @property
+    def codec(self) -> str:
+        """Python's name of the encoding; once something was read, with the order of its bytes."""
+        return self._codec
 
     def original(self, text: bytes) -> bytes:
         """The bytes that a piece of the stream was."""

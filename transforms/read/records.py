@@ -7,6 +7,7 @@ for them. A format is one small class, a :class:`RecordReader`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -17,11 +18,12 @@ from apache_beam.pvalue import TaggedOutput
 from ...schemas.arrow import IDENTITY_FIELDS, PAYLOADS
 from ...schemas.contract import Contract
 from ...schemas.decoded import Decoded
+from ...schemas.drift.facts import Rows, drift_of
 from ..dead_letters import Origin, refused_batch
 from ..error_handling import HandlesErrors
 from ..plan import InputFile
 from ..progress import PROGRESS
-from ..tallies import DEAD_LETTERS
+from ..tallies import DEAD_LETTERS, TALLIES
 from .ahead import read_ahead
 from .files import FileRange
 from .lines import Oversize, Unreadable, source_column
@@ -99,6 +101,11 @@ class ReadRecords(HandlesErrors):
         self._ranges = reader.ranges(planned_files(files, allow_no_match))
         self._fn = _ReadRecords(reader, payload, (origin or Origin("parse")).of(contract))
 
+    def reading_by(self, change: Callable[[RecordReader], RecordReader]) -> ReadRecords:
+        """The same with another reader, which is made of this one's."""
+        self._fn = self._fn.reading_by(change)
+        return self
+
     def expand(self, pbegin: Any) -> Any:
         return self.handled(read_ranges(pbegin, self._ranges, self._fn))
 
@@ -109,6 +116,11 @@ class _ReadRecords(ReadRangeFn):
         self._reader = reader
         self._payload = payload
 
+    def reading_by(self, change: Callable[[RecordReader], RecordReader]) -> _ReadRecords:
+        changed = copy.copy(self)
+        changed._reader = change(self._reader)
+        return changed
+
     def process(self, part: FileRange) -> Iterator[Any]:
         source = part.file.source
         self.count(source, 0)
@@ -118,6 +130,10 @@ class _ReadRecords(ReadRangeFn):
                 self.count(source, len(piece.positions))
                 if piece.decoded.records.num_rows:
                     yield self._with_identity(source, piece)
+                if piece.decoded.noticed:
+                    rows = Rows(source_column(source, len(piece.positions)), piece.positions)
+                    drift = drift_of(piece.decoded.noticed, rows)
+                    yield TaggedOutput(TALLIES, drift)
                 if piece.decoded.refused:
                     PROGRESS.dead += len(piece.decoded.refused)
                     attributes = attributes or self._reader.attributes(part)

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
-from ...schemas.aggregates.open_windows import NEVER
 from ...schemas.arrow import WATERMARK_FIELD
+from ...schemas.watermarks import NEVER
 from ..carry import Reached, SourceState
 from ..coder import RecordBatchCoder  # registers it  # noqa: F401
 

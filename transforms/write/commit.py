@@ -10,9 +10,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from itertools import chain
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import apache_beam as beam
 import msgspec
@@ -21,14 +21,19 @@ from apache_beam.transforms.window import GlobalWindows
 from ...schemas.table import Table
 from .. import ledger, storage
 from ..plan import Token
+from ..quality.facts import MEASURED
 from ..receipts import Part, Receipt, content_digest
-from ..runs import Prepared, PreparedOutput, RunRecord, RunStore
+from ..runs import AlreadyCommitted, Prepared, PreparedOutput, RunRecord, RunStore
 from ..tallies import Tally
 from .attempts import PATIENCE_SECONDS, Attempts
 from .destination import Commit, Destination, Output, destination
 from .errors import DestinationError
 from .refusals import refused_by_source, refused_letters
 from .stage import stage_batches, staged_folder
+
+if TYPE_CHECKING:
+    from ..quality.judge import Judge
+    from ..replay.settling import Settling
 
 LEDGER = "ledger"
 """The name of the ledger's own output."""
@@ -51,11 +56,17 @@ class CommitRun(beam.PTransform):
         outputs: what to commit, in this order.
         ledger_uri: where the ledger's rows go, after all outputs.
         patience: seconds for which a service that does not answer is asked again.
+        unattended: nobody holds the job's lock while the pipeline runs, as its launcher has gone:
+            the commit takes it, and looks once more whether another run has committed the inputs.
+        reprocess: unattended, it does not look.
+        gate: judges what was staged before anything is committed.
 
     Raises:
         DestinationError: two outputs have one name, or one place.
+        AlreadyCommitted: in the pipeline, unattended: another run was sooner.
         Unbalanced: in the pipeline, before anything is committed.
         CommitConflict: in the pipeline, when an output holds the token with other content.
+        GateClosed: in the pipeline, before anything is committed.
     """
 
     def __init__(
@@ -66,6 +77,9 @@ class CommitRun(beam.PTransform):
         ledger_uri: str,
         *,
         patience: float = PATIENCE_SECONDS,
+        unattended: bool = False,
+        reprocess: bool = False,
+        gate: Judge | None = None,
     ) -> None:
         super().__init__()
         self._store = store
@@ -73,16 +87,20 @@ class CommitRun(beam.PTransform):
         self._outputs = tuple(outputs)
         self._ledger = Output(LEDGER, ledger_uri, "side", state=store.home)
         self._patience = patience
+        self._commit = _commit_unattended if unattended else _commit_facts
+        self._options: dict[str, Any] = {"reprocess": reprocess} if unattended else {}
+        self._options["gate"] = gate
         refuse_shared([*outputs, self._ledger])
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         return barrier(pcoll) | "Commit" >> beam.Map(
-            _commit_facts,
+            self._commit,
             self._store,
             self._token,
             self._outputs,
             self._ledger.uri,
             self._patience,
+            **self._options,
         ).with_output_types(RunRecord)
 
 
@@ -112,13 +130,20 @@ def commit_run(
     token: Token,
     outputs: Sequence[Output],
     ledger_uri: str,
-    facts: Iterable[Tally | Receipt],
+    facts: Iterable[Any],
     *,
+    check: Callable[[], object] | None = None,
     patience: float = PATIENCE_SECONDS,
+    gate: Judge | None = None,
 ) -> RunRecord:
     """What :class:`CommitRun` does with everything that came in. May be called again and again.
 
+    Args:
+        check, patience: see :func:`complete`.
+        gate: judges what was staged.
+
     Raises:
+        GateClosed: before anything is prepared or committed.
         Unbalanced: before anything is prepared or committed.
         CommitConflict: an output holds the token with other content.
     """
@@ -127,8 +152,13 @@ def commit_run(
         record = store.record(token)
         if record is not None and record.status == "committed":
             return record  # so long ago that what it had prepared is gone, and its tokens
-        prepared = store.prepare(_balanced(store, token, outputs, ledger_uri, facts))
-    return complete(store, prepared, patience=patience)
+        facts = list(facts)
+        counted = [fact for fact in facts if not isinstance(fact, MEASURED)]
+        prepared = balanced(store, token, outputs, ledger_uri, counted)
+        prepared = store.prepare(gate.judge(store, prepared, facts) if gate else prepared)
+        if gate is not None:
+            gate.forget(facts)
+    return complete(store, prepared, check=check, patience=patience)
 
 
 def complete(
@@ -177,6 +207,8 @@ class _Completion:
         rows = self._ledger()
         self._check()
         self._attempts.call(self._ledger_output().destination.service, self._commit_ledger)
+        if self._replay:
+            self._replay.mark(self._refused_paths)
         return self._store.finish(
             _record(
                 self._token,
@@ -197,7 +229,8 @@ class _Completion:
         receipts, digest = output.receipts, self._digest(output)
         if output.kind == "dead_letters" and self._refused:
             receipts = (*receipts, *self._refused_receipts(output, digest))
-        to.commit(Commit(self._token, digest, receipts, output.tables, self._run))
+        instead = output.withdrawn, output.replaces
+        to.commit(Commit(self._token, digest, receipts, output.tables, self._run, *instead))
         if to.refuses:
             self._see_refused(output, to)
 
@@ -218,8 +251,24 @@ class _Completion:
         held = to.destination.committed(self._token.run_id)
         if held is not None and held.digest == digest:
             return []
-        paths = [self._refused[name] for name in sorted(self._refused)]
-        return stage_batches(to, self._token, chain.from_iterable(map(refused_letters, paths)))
+        letters = chain.from_iterable(map(refused_letters, self._refused_paths))
+        if self._replay:
+            letters = map(self._replay.next_attempt, letters)
+        return stage_batches(to, self._token, letters)
+
+    @property
+    def _refused_paths(self) -> list[str]:
+        return [self._refused[name] for name in sorted(self._refused)]
+
+    @cached_property
+    def _replay(self) -> Settling | None:
+        """What becomes of dead letters, if it is them that the run has read."""
+        replayed = self._prepared.replayed
+        if isinstance(replayed, msgspec.UnsetType):
+            return None
+        from ..replay.settling import Settling
+
+        return Settling(self._store, self._token, replayed)
 
     def _digest(self, output: PreparedOutput) -> str:
         """Of what is committed: of dead letters with what other outputs refused."""
@@ -282,23 +331,25 @@ def clear_staging(store: RunStore, token: Token, outputs: Iterable[Output]) -> N
             storage.delete_folder(staged_folder(output.destination, token.run_id))
 
 
-def _balanced(
+def balanced(
     store: RunStore,
     token: Token,
     outputs: Sequence[Output],
     ledger_uri: str,
     facts: Iterable[Tally | Receipt],
 ) -> Prepared:
+    """What a run will commit, if it balances; else that is recorded, and nothing prepared.
+
+    Raises:
+        Unbalanced: it does not.
+    """
     tallies, receipts = [], []
     for fact in facts:
         (receipts if isinstance(fact, Receipt) else tallies).append(fact)
     rows = ledger.build(token.run_id, outputs, tallies, receipts)
     wrong = ledger.check(rows, ledger.contributions(outputs, receipts))
     wrong += strays(outputs, tallies, receipts)
-    if wrong:
-        error = explain(wrong)
-        store.finish(failed_record(token, error, rows))
-        raise Unbalanced(error)
+    refuse_unbalanced(store, token, wrong, rows)
     return Prepared(
         token=str(token),
         outputs=tuple(prepared_output(output, receipts) for output in outputs),
@@ -306,6 +357,23 @@ def _balanced(
         ledger=tuple(rows),
         unreadable=tuple(sorted(region for r in receipts for region in r.unreadable)),
     )
+
+
+def refuse_unbalanced(
+    store: RunStore,
+    token: Token,
+    wrong: Sequence[ledger.Imbalance],
+    rows: Iterable[ledger.LedgerRow],
+) -> None:
+    """Record that a run has committed nothing, if something is wrong with its balance.
+
+    Raises:
+        Unbalanced: something is.
+    """
+    if wrong:
+        error = explain(wrong)
+        store.finish(failed_record(token, error, rows))
+        raise Unbalanced(error)
 
 
 def failed_record(token: Token, error: str, rows: Iterable[ledger.LedgerRow]) -> RunRecord:
@@ -372,7 +440,7 @@ def refuse_shared(outputs: Sequence[Output]) -> None:
 
 def _record(token: Token, status: Literal["committed", "failed"], **rest: Any) -> RunRecord:
     """How the run ended, now."""
-    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return RunRecord(
         run_id=token.run_id, plan_digest=token.plan_digest, status=status, finished_at=now, **rest
     )
@@ -393,5 +461,34 @@ def _commit_facts(
     outputs: Sequence[Output],
     ledger_uri: str,
     patience: float,
+    *,
+    gate: Judge | None = None,
 ) -> RunRecord:
-    return commit_run(store, token, outputs, ledger_uri, facts, patience=patience)
+    return commit_run(store, token, outputs, ledger_uri, facts, patience=patience, gate=gate)
+
+
+def _commit_unattended(
+    facts: list[Any],
+    store: RunStore,
+    token: Token,
+    outputs: Sequence[Output],
+    ledger_uri: str,
+    patience: float,
+    *,
+    reprocess: bool,
+    gate: Judge | None = None,
+) -> RunRecord:
+    """Commit a run whose launcher has gone, and with it the lock under which the plan was made."""
+    from .replacements import complete_replacements
+
+    with store.lock(token.run_id, wait_seconds=patience) as lock:
+        complete_replacements(store, check=lock.check, patience=patience)
+        if not reprocess:
+            try:
+                store.refuse_committed(token)
+            except AlreadyCommitted as error:
+                store.finish(failed_record(token, str(error), []))
+                raise
+        return commit_run(
+            store, token, outputs, ledger_uri, facts, check=lock.check, patience=patience, gate=gate
+        )

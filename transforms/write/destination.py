@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from ...schemas.table import Table
 from ..plan import Token, checked_name
-from ..receipts import Part, Receipt
+from ..receipts import Part, Receipt, Span
 from .errors import CommitConflict as CommitConflict
 from .errors import DestinationError as DestinationError
 from .errors import Unavailable as Unavailable
@@ -49,6 +49,9 @@ class Commit:
         receipts: the staged files, of all parts.
         tables: the columns of each part, where a destination needs to be told.
         run: the run's own folder, for what has to outlive a crash; ``None`` outside of jobs.
+        withdrawn: of files, those of other runs that these take the place of, as the manifest has
+            them.
+        replaces: of tables, the rows of a part that these take the place of.
     """
 
     token: Token
@@ -56,6 +59,8 @@ class Commit:
     receipts: tuple[Receipt, ...]
     tables: Mapping[Part, Table] = field(default_factory=dict)
     run: RunFolder | None = None
+    withdrawn: tuple[str, ...] = ()
+    replaces: Mapping[Part, Span] = field(default_factory=dict)
 
 
 class Destination(ABC):
@@ -170,7 +175,7 @@ class Output:
         object.__setattr__(self, "uri", found.uri)
 
 
-_MODULES = {
+MODULES = {
     "parquet": "files",
     "jsonl": "files",
     "csv": "files",
@@ -183,7 +188,8 @@ _MODULES = {
     "bigquery": "bigquery",
     "pubsub": "pubsub",
 }
-"""Scheme → the module of this package whose ``open_destination`` makes it."""
+"""Scheme → the module whose ``open_destination`` makes it; one of that name in ``stored`` reads it
+back."""
 
 _EXTRAS = {
     "duckdb": "sql",
@@ -221,13 +227,13 @@ def destination(uri: str, name: str = "part", state: str = "") -> Destination:
     """
     checked_name(name, "output name")
     scheme, colon, rest = uri.partition(":")
-    if not colon or scheme not in _MODULES:
+    if not colon or scheme not in MODULES:
         raise DestinationError(_unknown(uri, scheme if colon else ""))
     if not rest:
         raise DestinationError(
-            f"{scheme}: names no place; write {scheme}:{_SHAPES[_MODULES[scheme]]}"
+            f"{scheme}: names no place; write {scheme}:{_SHAPES[MODULES[scheme]]}"
         )
-    module = _MODULES[scheme]
+    module = MODULES[scheme]
     try:
         found = importlib.import_module(f".{module}", __package__)
     except ImportError as exc:
@@ -241,11 +247,11 @@ def destination(uri: str, name: str = "part", state: str = "") -> Destination:
 
 
 def _unknown(uri: str, scheme: str) -> str:
-    known = ", ".join(f"{s}:" for s in sorted(_MODULES))
+    known = ", ".join(f"{s}:" for s in sorted(MODULES))
     if not scheme or scheme in ("gs", "s3", "hdfs", "file") or len(scheme) == 1:
         # A plain path: what is missing is the format.
         return f"destination {uri!r} names no format; did you mean 'parquet:{uri}'? Known: {known}"
     # What follows the scheme may hold a password: it stays out of the message.
-    near = difflib.get_close_matches(scheme.lower(), _MODULES, 1, 0.4)
+    near = difflib.get_close_matches(scheme.lower(), MODULES, 1, 0.4)
     hint = f"; did you mean {near[0]}:?" if near else ""
     return f"unknown destination scheme {scheme}:{hint} Known: {known}"

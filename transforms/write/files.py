@@ -75,6 +75,9 @@ class FilesDestination(Destination):
         return storage.join(self.home, PRIVATE, "staging")
 
     def commit(self, commit: Commit) -> None:
+        if commit.replaces:
+            said = "files are replaced as they are, not rows of a span of time"
+            raise DestinationError(f"{self.place}: {said}")
         token, digest = commit.token, commit.digest
         files = _final_files(self, token, commit.receipts)
         while True:
@@ -84,7 +87,14 @@ class FilesDestination(Destination):
                 for receipt, file in files:
                     storage.move(receipt.path, storage.join(self.home, file.path))
                 held = self._entry(token, digest, [file for _, file in files], held)
-                if not append(self.home, manifest, [held]):
+                others: list[Entry] = []
+                if gone := commit.withdrawn:
+                    held = msgspec.structs.replace(held, replaced=(*held.replaced, *gone))
+                    again, entries = read_all(self.home)
+                    if again.version != manifest.version:
+                        continue
+                    others = [new for old in entries if (new := _without(old, gone)) != old]
+                if not append(self.home, manifest, [held, *others]):
                     continue
                 if find_entry(self.home, self.name, token.run_id)[1] != held:
                     continue  # our number had been used and tidied away: nobody reads it
@@ -94,6 +104,18 @@ class FilesDestination(Destination):
     def committed(self, run_id: str) -> Committed | None:
         _, held = find_entry(self.home, self.name, run_id)
         return held and Committed(Token.parse(held.token), held.digest, held.rows)
+
+    def refuse_replacing(self, run_id: str) -> None:
+        for entry in read_manifest(self.home).entries:
+            if entry.output == self.name and entry.run_id != run_id:
+                names = (path.rpartition("/")[2] for path in entry.replaced)
+                if any(run_of(name, self.name) == run_id for name in names):
+                    raise CommitConflict(
+                        f"output {self.name!r}: run {entry.run_id} has made windows anew, in which "
+                        f"records of run {run_id} are counted, and these cannot be taken out again "
+                        f"(in {self.home}); replace it with a job without this aggregate, then add "
+                        "that again and backfill its windows"
+                    )
 
     def _refuse_other_content(
         self, held: Entry | None, token: Token, files: list[tuple[Receipt, ManifestFile]]

@@ -66,6 +66,22 @@ def find_leftovers(home: str, runs: Mapping[str, bool], before: float) -> Iterat
     # be completed does not need them.
     staged = storage.list_files(storage.join(private, "runs"), ".staged", deep=True)
     yield from _older(staged, before, _HALF_WRITTEN)
+    yield from _given_up(storage.join(private, "backfills"), before)
+
+
+def _given_up(backfills: str, before: float) -> Iterator[Garbage]:
+    """What backfills have read that nobody has gone on with; their reports stay."""
+    folders: dict[str, list[str]] = {}
+    for path in storage.list_files(backfills, deep=True):
+        if not path.endswith("/report.json"):
+            name = path.removeprefix(backfills).strip("/").partition("/")[0]
+            folders.setdefault(name, []).append(path)
+    for paths in folders.values():
+        # What says that a unit is done goes before what it names: half of it is nothing.
+        paths.sort(key=lambda path: not path.endswith(".json"))
+        found = list(_older(paths, before, "of a backfill that was not published"))
+        if len(found) == len(paths):
+            yield from found
 
 
 def staging_of(home: str) -> str:

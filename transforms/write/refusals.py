@@ -60,11 +60,23 @@ def refuse(
             violations = [
                 Violation(i, "", Code.DESTINATION, messages[n]) for i, n in enumerate(numbers)
             ]
-            encoder.write(refused_batch(batch, violations, run.origin._replace(stage=STAGE)))
+            letters = refused_batch(batch, violations, run.origin._replace(stage=STAGE))
+            encoder.write(_encrypted(letters, run.keys))
         encoder.close()
     name = f"refused-{output}-{hashing.sha256[:16]}.parquet"
     storage.move(staged, storage.join(run.path, name))
     return Refused(name, len(rows))
+
+
+def _encrypted(letters: pa.RecordBatch, variable: str) -> pa.RecordBatch:
+    if not variable:
+        return letters
+    from ..encryption import EncryptionError, encrypted, keys_of
+
+    try:
+        return encrypted(letters, keys_of(variable))
+    except EncryptionError as error:
+        raise DestinationError(str(error)) from error
 
 
 def refused_letters(path: str) -> Iterator[pa.RecordBatch]:

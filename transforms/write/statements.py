@@ -115,6 +115,13 @@ def delete_partitions(table: str, source: str, by: Sequence[Partition], dialect:
     )
 
 
+def delete_span(table: str, column: str, start: str, end: str) -> str:
+    """Delete the rows whose time stamp lies between two, of which the first is one of them; these
+    are expressions of placeholders."""
+    name = quoted(column)
+    return f"DELETE FROM {table} WHERE {name} >= {start} AND {name} < {end}"
+
+
 def winners(source: str, load: Load) -> str:
     """A query for the rows of the source that stand among those of the source: of each key the
     last, and every row that has no key.

@@ -26,7 +26,7 @@ from ...schemas.problems import did_you_mean, list_names
 from ...schemas.table import Table, table_of_schema
 from .. import storage
 from ..plan import Token
-from ..receipts import Part, Receipt
+from ..receipts import Part, Receipt, Span
 from .destination import Commit, Committed, Destination
 from .errors import CommitConflict, DestinationError, Taken
 from .formats import BRIEF
@@ -156,6 +156,7 @@ class Load:
         deleted: with ``upsert``, the Boolean column that marks a row to delete.
         partition_by: for ``replace``, and for tables that are laid out by partitions.
         receipts: the staged files, always in one order.
+        replaces: rows that are deleted before these come, in the same transaction.
     """
 
     name: str
@@ -167,6 +168,7 @@ class Load:
     deleted: str | None
     partition_by: tuple[Partition, ...]
     receipts: tuple[Receipt, ...]
+    replaces: Span | None = field(default=None, kw_only=True)
 
     @property
     def rows(self) -> int:
@@ -281,6 +283,8 @@ class TableDestination(Destination):
     modes: ClassVar[tuple[Mode, ...]] = ("append", "upsert", "replace")
     refuses: ClassVar[bool] = False
     """Whether single rows may be refused: then rows are staged with their source bytes."""
+    replaces_spans: ClassVar[bool] = False
+    """Whether :meth:`load` deletes the rows that a load replaces."""
     format = BRIEF
     layout = Layout()
 
@@ -362,10 +366,14 @@ class TableDestination(Destination):
             self.examine(load)
 
     def commit(self, commit: Commit) -> None:
+        if commit.replaces and not self.replaces_spans:
+            raise DestinationError(f"{self.place}: rows of a span of time cannot be replaced there")
         held = self.held(commit.token.run_id)
         if held is None:
+            loads = self._loads(commit.tables or _found(commit), commit.receipts)
+            loads = [dataclasses.replace(x, replaces=commit.replaces.get(x.part)) for x in loads]
             try:
-                self.load(commit, self._loads(commit.tables or _found(commit), commit.receipts))
+                self.load(commit, loads)
             except Taken:
                 held = self.held(commit.token.run_id)
         if held is not None and (held.token, held.digest) != (str(commit.token), commit.digest):

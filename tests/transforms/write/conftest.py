@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 from conformance_support import Target
 
-from tests.services.destinations import DESTINATIONS, Known, parameters
+from tests.services.destinations import DESTINATIONS, Known, parameters, reach
 from tests.services.peers import Peer
 
 
@@ -24,11 +24,13 @@ class Running(NamedTuple):
 def running(request) -> Iterator[Running]:
     """Each destination in turn; where its service cannot be had, tests are skipped and say why."""
     scheme, known = request.param, DESTINATIONS[request.param]
-    with known.running_or_skip() as peer:
+    with known.apart_or_skip() as peer:  # for it lasts as long as others' tests
         yield Running(scheme, known, peer)
 
 
 @pytest.fixture
-def target(running, tmp_path) -> Target:
+def target(running, tmp_path) -> Iterator[Target]:
     """A table of the destination that nobody has used."""
-    return Target(running.scheme, running.known, running.peer, str(tmp_path / "state"))
+    with pytest.MonkeyPatch.context() as patch:
+        reach(running.peer, patch)
+        yield Target(running.scheme, running.known, running.peer, str(tmp_path / "state"))

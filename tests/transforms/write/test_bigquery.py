@@ -184,7 +184,7 @@ def test_a_job_that_failed_keeps_its_id(target: Target, seen: Seen, monkeypatch)
 
     work = target.staged(events(1, 2), query="mode=upsert")
     failing = "BEGIN TRANSACTION; SELECT 1; ASSERT FALSE AS 'never'; COMMIT TRANSACTION;"
-    monkeypatch.setattr(bigquery, "script", lambda staged: failing)
+    monkeypatch.setattr(bigquery, "script", lambda *_: failing)
     for _ in range(2):
         with pytest.raises(DestinationError, match=r"query job .* failed .*: never"):
             work.do()

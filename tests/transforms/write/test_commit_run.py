@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from millstream.transforms import storage
+from millstream.transforms.lock import Locked
 from millstream.transforms.plan import InputFile, Plan
-from millstream.transforms.runs import RunRecord, RunStore
+from millstream.transforms.runs import AlreadyCommitted, RunRecord, RunStore
 from millstream.transforms.tallies import Tally
 from millstream.transforms.write import (
     CommitRun,
@@ -23,7 +24,7 @@ from millstream.transforms.write import (
     commit_run,
     complete,
 )
-from millstream.transforms.write.commit import _balanced
+from millstream.transforms.write.commit import _commit_unattended, balanced
 from millstream.transforms.write.files import live_files
 from millstream.transforms.write.stage import stage_batches
 from storage_support import crash_points, interleave
@@ -76,6 +77,13 @@ class Job:
     def commit(self, token):
         facts = self.facts(token)
         return commit_run(self.store, token, self.outputs, self.ledger_uri, facts)
+
+    def unattended(self, token, **options):
+        """What workers do, once nobody holds the lock for them."""
+        options = {"patience": 0, "reprocess": False, **options}
+        return _commit_unattended(
+            self.facts(token), self.store, token, self.outputs, self.ledger_uri, **options
+        )
 
     def rows(self):
         tables = [pq.read_table(path)["n"].to_pylist() for path in live_files(self.records.uri)]
@@ -157,7 +165,7 @@ def test_unbalanced_commits_nothing(tmp_path):
 def test_what_can_be_completed_is_not_cleared(tmp_path):
     job = Job(tmp_path, 1)
     token = job.store.begin(job.plan).token
-    job.store.prepare(_balanced(job.store, token, job.outputs, job.ledger_uri, job.facts(token)))
+    job.store.prepare(balanced(job.store, token, job.outputs, job.ledger_uri, job.facts(token)))
     clear_staging(job.store, token, job.outputs)
     job.launch(None)
     assert job.rows() == [1]
@@ -182,10 +190,37 @@ def test_outputs_in_one_place_are_refused(tmp_path):
         CommitRun(job.store, token, job.outputs, job.letters.uri)
 
 
+def test_of_two_that_nobody_waits_for_the_second_commits_nothing(tmp_path):
+    """Both were launched before either had committed, so that no launcher could see it."""
+    job, other = Job(tmp_path, 1, 2), Job(tmp_path, 2, 3)
+    one, two = (j.store.begin(j.plan, run_id).token for j, run_id in ((job, "a"), (other, "b")))
+    assert job.unattended(one).status == "committed"
+    assert job.unattended(one).status == "committed", "a retried bundle is told the same"
+    with pytest.raises(AlreadyCommitted, match=r"run a has already committed 2\.jsonl"):
+        other.unattended(two)
+    assert job.rows() == [1, 2]
+    assert found(job.store.record(two)).status == "failed"
+    assert "run a has already committed" in found(job.store.record(two)).error
+    assert other.unattended(two, reprocess=True).status == "committed"
+    assert job.rows() == [1, 2, 2, 3]
+
+
+def test_who_is_not_waited_for_waits_for_the_lock(tmp_path):
+    job = Job(tmp_path, 1)
+    token = job.store.begin(job.plan).token
+    with job.store.lock("gc"), pytest.raises(Locked, match="run gc"):
+        job.unattended(token)
+    assert job.rows() == []
+    job.unattended(token)
+    assert job.rows() == [1]
+    with job.store.lock("gc"):
+        pass  # it has been given back
+
+
 def test_a_lost_lock_stops_the_commits(tmp_path):
     job = Job(tmp_path, 1)
     token = job.store.begin(job.plan).token
-    prepared = _balanced(job.store, token, job.outputs, job.ledger_uri, job.facts(token))
+    prepared = balanced(job.store, token, job.outputs, job.ledger_uri, job.facts(token))
 
     def lost():
         raise RuntimeError("lost")
@@ -296,6 +331,15 @@ def test_a_pipeline_commits(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_pipeline_that_nobody_waits_for_commits(tmp_path):
+    job = Job(tmp_path, 1, 2, dead=0)
+    token = job.store.begin(job.plan).token
+    with beam.Pipeline(RUNNER) as pipeline:
+        commit = CommitRun(job.store, token, job.outputs, job.ledger_uri, unattended=True)
+        _ = pipeline | beam.Create(job.facts(token)) | commit
+    assert job.rows() == [1, 2]
+
+
 def test_a_pipeline_without_input_commits(tmp_path):
     job = Job(tmp_path, dead=0)
     token = job.store.begin(job.plan).token

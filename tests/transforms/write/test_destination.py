@@ -62,7 +62,7 @@ def test_what_is_not_installed_is_named(monkeypatch):
     def missing(name, package):
         raise ModuleNotFoundError("No module named 'duckdb'", name="duckdb")
 
-    monkeypatch.setitem(module._MODULES, "duckdb", "duckdb_table")
+    monkeypatch.setitem(module.MODULES, "duckdb", "duckdb_table")
     monkeypatch.setattr(module.importlib, "import_module", missing)
     monkeypatch.setitem(module._EXTRAS, "duckdb_table", "duckdb")
     with pytest.raises(DestinationError, match=r"needs duckdb; .*'millstream\[duckdb\]'"):

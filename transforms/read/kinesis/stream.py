@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ....schemas.aggregates.open_windows import NEVER
+from ....schemas.watermarks import NEVER
 from ...carry import SourceState
 from ..errors import SourceError
 from ..streams.source import StreamReader, StreamSource

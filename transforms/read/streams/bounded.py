@@ -10,8 +10,8 @@ import apache_beam as beam
 import msgspec
 from apache_beam.pvalue import TaggedOutput
 
-from ....schemas.aggregates.open_windows import NEVER
 from ....schemas.arrow import SOURCE
+from ....schemas.watermarks import NEVER
 from ...carry import Reached, SourceState, Unacknowledged
 from ...coder import RecordBatchCoder  # registers it  # noqa: F401
 from ...plan import Interval

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
@@ -18,8 +18,11 @@ from ...decoding import Decoding, open_decoding
 from ...event_clock import EventClock
 from ...parse import with_identity
 from ...progress import PROGRESS
-from ...tallies import DEAD_LETTERS
+from ...tallies import DEAD_LETTERS, TALLIES
 from .source import Carried, Polled
+
+if TYPE_CHECKING:
+    from ...repair import Repair
 
 DecoderOf = Callable[[Origin], Decoding]
 
@@ -33,6 +36,7 @@ class Decodes:
         disorder_us: by how many microseconds a record may come after a later one and be on time;
             ``None`` where nothing asks for watermarks.
         decoder: makes another decoding than that of JSON.
+        repair: what is tried on records that are refused.
     """
 
     contract: Contract
@@ -41,9 +45,14 @@ class Decodes:
     unknown_fields: UnknownFields = "ignore"
     disorder_us: int | None = None
     decoder: DecoderOf | None = None
+    repair: Repair | None = None
 
     def open(self) -> Decoding:
         """The decoding itself, for one worker."""
+        decoding = self._open()
+        return self.repair.over(decoding) if self.repair is not None else decoding
+
+    def _open(self) -> Decoding:
         origin = self.origin._replace(stage="parse")
         if self.decoder is not None:
             return self.decoder(origin)
@@ -60,7 +69,7 @@ class Reading(NamedTuple):
     """The decoding of one worker, with the event time of what it has given so far.
 
     Outputs are batches of records, and tagged batches of dead letters, in the order of what was
-    put in.
+    put in; and what was noticed of them, if it is asked for.
     """
 
     decodes: Decodes
@@ -89,6 +98,8 @@ class Reading(NamedTuple):
             PROGRESS.dead += decoded.letters.num_rows
             letters = _with_carried(decoded.letters, carried) if carried else decoded.letters
             yield TaggedOutput(DEAD_LETTERS, letters)
+        if decoded.drift is not None:
+            yield TaggedOutput(TALLIES, decoded.drift)
 
 
 def _with_carried(letters: pa.RecordBatch, carried: Carried) -> pa.RecordBatch:

@@ -24,8 +24,8 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
-from ....schemas.aggregates.open_windows import NEVER
 from ....schemas.arrow import SOURCE
+from ....schemas.watermarks import NEVER
 from ...carry import Carry, Reached, SourceState, Stopped, Unacknowledged
 from ...coder import RecordBatchCoder  # registers it  # noqa: F401
 from ...stage_result import StageResult
@@ -96,13 +96,20 @@ class ReadStream(beam.PTransform):
     def expand(self, pbegin: Any) -> Intervals:
         outputs = (
             pbegin
-            | "Parts" >> beam.Create(self._parts, reshuffle=False)
+            | "Begin" >> beam.Impulse()
+            # Not beam.Create: it names its steps by where they stand in Beam's own source, and a
+            # stream is replaced by one of another version only if its steps have the same names.
+            | "Parts" >> beam.FlatMap(_parts, self._parts)
             | "Spread" >> beam.Reshuffle()
             | "Read"
             >> beam.ParDo(self._fn).with_outputs(DEAD_LETTERS, TALLIES, REACHED, main="records")
         )
         outputs[REACHED].element_type = Reached
         return Intervals(StageResult.of(outputs, tallies=True), outputs[REACHED])
+
+
+def _parts(_: bytes, parts: list[Any]) -> list[Any]:
+    return parts
 
 
 _TRACKER = beam.DoFn.RestrictionParam(StreamParts())

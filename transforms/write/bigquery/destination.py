@@ -77,6 +77,7 @@ class BigQueryDestination(TableDestination):
     """The table ``target``: ``PROJECT.DATASET.TABLE``."""
 
     refuses: ClassVar[bool] = True
+    replaces_spans: ClassVar[bool] = True
 
     @property
     def service(self) -> str:
@@ -178,7 +179,12 @@ class _Attempt:
             first, second = next(files, None), next(files, None)
             if first is None:
                 continue
-            if len(self.loads) == 1 and second is None and is_direct(load, table, first.schema):
+            if (
+                len(self.loads) == 1
+                and not load.replaces
+                and second is None
+                and is_direct(load, table, first.schema)
+            ):
                 ours = self._commit_directly(table, first, refused)
                 if ours is not None:
                     return ours
@@ -214,7 +220,8 @@ class _Attempt:
         return refuse(self.to_commit, load, rows, [reasons[row] for row in rows])
 
     def _commit_staged(self, staged: Sequence[Staged], refused: Refused) -> bool:
-        sql = script(staged) if staged else NOTHING
+        replacing = [load for load in self.loads if load.replaces]
+        sql = script(staged, replacing) if staged or replacing else NOTHING
         ours = self._commit(partial(_Query, self.jobs, sql), refused)
         for each in staged:
             delete_stage(self.jobs.client, each)

@@ -16,6 +16,7 @@ from typing import Any
 from google.cloud import bigquery
 
 from ....schemas.forms.bigquery import bigquery_table_schema
+from ...receipts import Span
 from ..partitions import Partition
 from ..tables import Load
 
@@ -40,8 +41,12 @@ NOTHING = "SELECT 0"
 """Changes nothing: the query of a load without rows, whose job holds the token all the same."""
 
 
-def script(staged: Sequence[Staged]) -> str:
-    """What makes loads visible that are staged, all or none of them."""
+def script(staged: Sequence[Staged], replacing: Sequence[Load] = ()) -> str:
+    """What makes loads visible that are staged, all or none of them.
+
+    Args:
+        replacing: loads, staged or without rows, that take the place of others.
+    """
     parts = [(_declared(each), _prepared(each), _put(each)) for each in staged]
     declared, prepared, put = ([s for part in parts for s in part[n]] for n in range(3))
     counted = [
@@ -49,10 +54,12 @@ def script(staged: Sequence[Staged]) -> str:
         "AS 'the stage does not hold the rows that were put there'"
         for each in staged
     ]
-    turns = [quoted(turns_name(each.load)) for each in staged if takes_turns(each.load)]
+    loads = {load.name: load for load in (*(each.load for each in staged), *replacing)}
+    turns = [quoted(turns_name(load)) for load in loads.values() if takes_turns(load)]
+    gone = [_delete_span(load.name, load.replaces) for load in replacing if load.replaces]
     statements = [
         *declared, *prepared, *map(_make_turn, turns), "BEGIN TRANSACTION",
-        *map(_take_turn, turns), *counted, *put, "COMMIT TRANSACTION",
+        *map(_take_turn, turns), *counted, *gone, *put, "COMMIT TRANSACTION",
     ]  # fmt: skip
     return ";\n".join(statements) + ";"
 
@@ -67,7 +74,7 @@ def takes_turns(load: Load) -> bool:
     So of two that find no row of a key, or of a partition, both would insert theirs. They conflict
     because both change the same row of a table beside it: the later one fails, and is tried again.
     """
-    return load.mode != "append"
+    return load.mode != "append" or load.replaces is not None
 
 
 def turns_name(load: Load) -> str:
@@ -95,6 +102,12 @@ def _take_turn(table: str) -> str:
 def old_rows(table: str, column: str, before: float) -> str:
     """``FROM table WHERE``: the rows whose time stamp is before a time, in seconds."""
     return f"FROM {quoted(table)} WHERE {quoted(column)} < TIMESTAMP_MICROS({int(before * 1e6)})"
+
+
+def _delete_span(table: str, span: Span) -> str:
+    column = quoted(span.column)
+    start, end = (f"TIMESTAMP_MICROS({instant})" for instant in (span.start, span.end))
+    return f"DELETE FROM {quoted(table)} WHERE {column} >= {start} AND {column} < {end}"
 
 
 def quoted(name: str) -> str:

@@ -25,7 +25,7 @@ from ..statements import TOMBSTONES_SUFFIX
 from ..tables import Load, Refused, held_by
 from . import checks, types
 from .files import DataFiles, Survey, removals
-from .plans import Plan, Rows, marked, replacing, upserting
+from .plans import Plan, Rows, marked, replacing, replacing_span, upserting
 from .table import arrow_schema, delta_columns, made, opened
 from .tokens import app_id, hold, read_held
 
@@ -50,7 +50,7 @@ class TableCommit:
             DeltaError: it cannot be done; a CommitFailedError, if the table was changed meanwhile.
         """
         refused = checks.unpartitionable(self.table, self.load)
-        if self.load.mode == "append":
+        if self.load.mode == "append" and not self.load.replaces:
             try:
                 self._append(refused)
             except DeltaError as error:
@@ -118,14 +118,16 @@ class TableCommit:
         )
 
     def _put(self, refused: Mapping[int, str]) -> None:
-        """Upsert the rows, or replace their partitions."""
+        """Upsert the rows, or replace their partitions, or those of a span of time."""
         numbers = sorted(refused)
 
         def rows(names: Sequence[str] = self.load.schema.names) -> Iterator[pa.RecordBatch]:
             return checks.columns_of_load(self.load, names).batches(without=numbers)
 
         properties = self._hold(refused, retries=0)
-        if self.load.mode == "replace":
+        if self.load.replaces:
+            plan = replacing_span(self.load.replaces, rows)
+        elif self.load.mode == "replace":
             plan = replacing(self.load, rows, arrow_schema(self.table))
         else:
             plan = self._upserting(rows)

@@ -47,6 +47,7 @@ class DeltaDestination(TableDestination):
     """A Delta table; ``target`` is its folder."""
 
     refuses: ClassVar[bool] = True
+    replaces_spans: ClassVar[bool] = True
 
     @property
     def service(self) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
+from ...receipts import Span, moment
 from ..latest import KeyRange, Winners, winners
 from ..partitions import Partition
 from ..tables import Load
@@ -50,6 +51,24 @@ def replacing(load: Load, rows: Rows, table: pa.Schema) -> Plan:
         within=_within(_place_ranges(by, replaced.ranges), table),
         touches=len(replaced) > 0,
         stands=lambda batch: replaced.judge(_places(batch, by)),
+        added=rows,
+    )
+
+
+def replacing_span(span: Span, rows: Rows) -> Plan:
+    """Of a span of time the load's rows stand alone."""
+    least, greatest = moment(span.start), moment(span.end)
+
+    def stands(batch: pa.RecordBatch) -> np.ndarray:
+        times = batch.column(span.column)
+        within = pc.and_(pc.greater_equal(times, least), pc.less(times, greatest))
+        return ~pc.fill_null(within, False).to_numpy(zero_copy_only=False)
+
+    return Plan(
+        told=[span.column],
+        within={span.column: KeyRange(least, greatest)},
+        touches=True,
+        stands=stands,
         added=rows,
     )
 

@@ -33,6 +33,7 @@ class DuckDbDestination(TableDestination):
     file: str = ""
 
     refuses: ClassVar[bool] = True
+    replaces_spans: ClassVar[bool] = True
 
     @property
     def service(self) -> str:

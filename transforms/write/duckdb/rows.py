@@ -8,6 +8,7 @@ import duckdb
 import numpy as np
 
 from ....schemas.forms.ddl import quoted
+from ...receipts import moment
 from ..destination import Commit
 from ..refusals import refuse
 from ..statements import (
@@ -16,6 +17,7 @@ from ..statements import (
     bury,
     create_tombstones,
     delete_partitions,
+    delete_span,
     insert,
     merge,
     winners,
@@ -40,6 +42,7 @@ class Rows:
     def put(self) -> None:
         """Bring all rows into the table."""
         make(self.db, self.load, self.place)
+        self._delete_replaced()
         if self.load.mode == "append":
             with streamed(self.db, self.load):
                 self.db.execute(insert(self._table, STREAM, self.load))
@@ -50,6 +53,7 @@ class Rows:
     def put_carefully(self, commit: Commit) -> Refused:
         """Bring the rows into the table that no constraint refuses, and write the others down."""
         make(self.db, self.load, self.place)
+        self._delete_replaced()
         self._stage()
         reasons = _broken(self.db, self.load)
         rows = sorted(reasons)
@@ -64,6 +68,11 @@ class Rows:
     @property
     def _table(self) -> str:
         return qualified(self.load.name)
+
+    def _delete_replaced(self) -> None:
+        if span := self.load.replaces:
+            bounds = [moment(span.start), moment(span.end)]
+            self.db.execute(delete_span(self._table, span.column, "?", "?"), bounds)
 
     def _stage(self) -> None:
         """Copy the rows, numbered, into a temporary table."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import (
@@ -38,7 +38,7 @@ from ..errors import CommitConflict, DestinationError, Taken, Unavailable
 from ..tables import Held, Load, TableDestination, held_by, naming, parse_options
 from .catalog import check_namespace, opened
 from .changes import Append, Change, Files, Upsert
-from .replace import Replace
+from .replace import Replace, ReplaceSpan
 from .schema import add_columns, missing, wanted_partitions, wanted_schema
 
 HELD = "millstream.held."
@@ -52,6 +52,8 @@ class IcebergDestination(TableDestination):
     """The table ``target`` of ``catalog``."""
 
     catalog: str = ""
+
+    replaces_spans: ClassVar[bool] = True
 
     @property
     def service(self) -> str:
@@ -114,6 +116,8 @@ class IcebergDestination(TableDestination):
         raise Unavailable(f"{self.place}: others committed before us {ATTEMPTS} times")
 
     def _change(self, catalog: Catalog, run_id: str, load: Load) -> Change:
+        if load.replaces:
+            return ReplaceSpan(load, run_id, load.replaces)
         match load.mode:
             case "upsert":
                 return Upsert(load, run_id, lambda: _find(catalog, f"{load.name}{DELETED_SUFFIX}"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression, IsNull, Or
 from pyiceberg.io import FileIO
 from pyiceberg.manifest import DataFile
@@ -15,8 +16,10 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.transforms import DayTransform, HourTransform, IdentityTransform
 
 from ...read.ahead import read_ahead
+from ...receipts import Span, moment
 from ..deletions import columns_of
 from ..partitions import Partition
+from ..tables import Load
 from .changes import Change, Files, both, range_of, stays, tasks_of
 from .files import Shape
 from .stored import read_stored
@@ -54,6 +57,33 @@ class Replace(Change):
             for batch in columns_of(load, shape.arrow.names).batches():
                 self._fallen.add(shape.fit(batch))
         return self._fallen
+
+
+class ReplaceSpan(Change):
+    """The load's rows in place of all rows of a span of time."""
+
+    def __init__(self, load: Load, run_id: str, span: Span) -> None:
+        super().__init__(load, run_id)
+        self._span = span
+
+    def plan(self, metadata: TableMetadata, io: FileIO) -> Files:
+        span = self._span
+        shape = Shape(metadata.schema().select(span.column))
+        files = self._begin(metadata, io)
+        gone: list[DataFile] = []
+        asked = range_of(span.column, moment(span.start), moment(span.end))
+        for task in tasks_of(metadata, io, asked):
+            stands = [self._stands(batch) for batch in read_stored(metadata, io, task, shape)]
+            if not stays(files, io, task, stands):
+                gone.append(task.file)
+        for batch in read_ahead(map(files.shape.fit, self._load.batches())):
+            files.write(batch)
+        return Files(gone, files.close())
+
+    def _stands(self, batch: pa.RecordBatch) -> np.ndarray:
+        times = batch.column(self._span.column).view(pa.int64())
+        within = pc.and_(pc.greater_equal(times, self._span.start), pc.less(times, self._span.end))
+        return ~pc.fill_null(within, False).to_numpy(zero_copy_only=False)
 
 
 class _Fallen:

@@ -63,6 +63,7 @@ class PostgresqlDestination(TableDestination):
     database: str = ""
 
     refuses: ClassVar[bool] = True
+    replaces_spans: ClassVar[bool] = True
 
     @property
     def service(self) -> str:
@@ -146,7 +147,7 @@ class PostgresqlDestination(TableDestination):
         refused = Refused("", 0)
         for load in loads:
             table = LoadedTable(db, schema, load, self.place)
-            if load.mode != "append":
+            if load.mode != "append" or load.replaces:
                 table.lock()
             table.make()
             if careful:

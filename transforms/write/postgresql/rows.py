@@ -19,6 +19,7 @@ import pyarrow.types as pt
 from ....schemas.arrow import SOURCE
 from ....schemas.contract import Field
 from ....schemas.forms.ddl import quoted
+from ...receipts import moment
 from ..destination import Commit
 from ..json_text import Kernel, json_kernel
 from ..partitions import Partition
@@ -26,6 +27,7 @@ from ..refusals import refuse
 from ..statements import (
     POSTGRESQL,
     bury,
+    delete_span,
     insert,
     merge,
     winners,
@@ -57,6 +59,7 @@ class Rows:
 
     def put(self) -> None:
         """Bring all rows into the table."""
+        self._delete_replaced()
         if self.load.mode == "append" and self.table.is_native():
             self._copy(self.table.schema, self.table.name, as_text=False)
             return
@@ -74,6 +77,7 @@ class Rows:
         """Bring the rows into the table that it takes, and write the others down."""
         reasons = self._stage(as_text=True)
         reasons |= take_broken(self.table, self._name("stage"))
+        self._delete_replaced()
         self._delete_partitions()
         self._make_function()
         self.db.run(f"SELECT {self._name('put')}($1, $2)", 0, self.load.rows)
@@ -111,6 +115,12 @@ class Rows:
         )
         name = self._name("stage").removeprefix(_TEMPORARY)
         return self._copy(None, name, as_text=as_text, numbered=True)
+
+    def _delete_replaced(self) -> None:
+        if span := self.load.replaces:
+            start, end = (f"CAST(CAST(${n} AS TEXT) AS TIMESTAMPTZ)" for n in (1, 2))
+            statement = delete_span(self.table.quoted, span.column, start, end)
+            self.db.run(statement, moment(span.start).isoformat(), moment(span.end).isoformat())
 
     def _delete_partitions(self) -> None:
         """Delete the table's rows that lie in a partition that the load has rows of.

@@ -1,0 +1,1 @@
+"""Dead letters that come back: read again, judged again, and committed once more."""
