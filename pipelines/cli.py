@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
+from ..transforms import secrets
 from . import exit_codes
 from .arguments import Parser, add_ingest
 from .job import JobError
@@ -17,7 +18,18 @@ from .logs import say
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit code is one of :mod:`.exit_codes`."""
-    from . import contract_command, doctor_command, files_command, gc_command, generate_command
+    from . import (
+        backfill_command,
+        check_command,
+        contract_command,
+        dead_letters_command,
+        doctor_command,
+        files_command,
+        gc_command,
+        generate_command,
+        reconcile_command,
+        template_command,
+    )
 
     parser = Parser(
         prog="millstream",
@@ -32,14 +44,27 @@ def main(argv: list[str] | None = None) -> int:
         epilog=exit_codes.HELP,
         allow_abbrev=False,
     )
+    ingest.add_argument(
+        "--no_wait",
+        action="store_true",
+        help="end once a service has taken the job: it goes on by itself, and commits by itself",
+    )
     add_ingest(ingest)
     others = {
         "contract": contract_command,
         "generate": generate_command,
         "files": files_command,
         "gc": gc_command,
+        "template": template_command,
+        "check": check_command,
     }
-    for module in (*others.values(), doctor_command):
+    with_beam_flags = {
+        "doctor": doctor_command,
+        "dead-letters": dead_letters_command,
+        "backfill": backfill_command,
+        "reconcile": reconcile_command,
+    }
+    for module in (*others.values(), *with_beam_flags.values()):
         module.add_parser(commands)
     try:
         arguments, beam_flags = parser.parse_known_args(argv)
@@ -47,8 +72,8 @@ def main(argv: list[str] | None = None) -> int:
             from .launch import run
 
             return run(arguments, beam_flags)
-        if arguments.command == "doctor":
-            return doctor_command.run(arguments, beam_flags)
+        if module := with_beam_flags.get(arguments.command):
+            return module.run(arguments, beam_flags)
         if beam_flags:
             parser.error(f"unrecognized arguments: {' '.join(beam_flags)}")
         return others[arguments.command].run(arguments)
@@ -61,6 +86,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted; run it again", logging.ERROR)
         return exit_codes.FAILED
+    finally:
+        secrets.forget()  # that the command has fetched
 
 
 def command() -> NoReturn:

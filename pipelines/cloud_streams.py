@@ -35,7 +35,7 @@ def subscription_of(uri: str, job: Job, places: Places) -> PubsubSubscription:
     from ..transforms.intervals.chain import Chain
     from ..transforms.read.pubsub import client  # which needs what has to be installed  # noqa: F401
     from ..transforms.read.pubsub.inputs import parse_input
-    from .prepare import job_outputs
+    from .outputs import job_outputs
 
     _, _, store = job_outputs(job, places)
     return PubsubSubscription(parse_input(uri), places, Chain(store))
@@ -138,7 +138,7 @@ class _Reads:
         from ..transforms.read.kinesis.inputs import KinesisInput
         from ..transforms.read.kinesis.messages import KinesisMessages
 
-        input, unknown = self.stream.input, run.job.unknown_fields
+        input, unknown = self.stream.input, run.job.unknown_mode
         inner = None
         if input.format == "avro":
             try:

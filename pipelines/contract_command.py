@@ -1,6 +1,9 @@
 """``millstream contract``: what a contract says and what of it is not enforced (``check``), and its
 schema as others write one (``show``).
 
+What compares versions is in :mod:`.contract_evolution`, what talks to a schema registry in
+:mod:`.contract_registry`, what makes contracts of others' schemas in :mod:`.contract_import`.
+
 Beam is not imported here: the check starts fast enough for an editor or a commit hook.
 """
 
@@ -13,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from ..schemas.contract import Contract, ContractError, Field, Rule
-from . import exit_codes
+from . import contract_evolution, contract_import, contract_registry, exit_codes
 
 FINDINGS = 1
 """The exit code of ``--strict`` where the contract asks what is not enforced."""
@@ -54,10 +57,14 @@ def add_parser(subparsers: Any) -> None:
         command.add_argument(
             "--event_time", metavar="FIELD", help="the field that holds the event time"
         )
+    for module in (contract_evolution, contract_registry, contract_import):
+        module.add_parsers(commands)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``contract check`` or ``contract show``; returns its exit code."""
+    """Run one of the commands; returns its exit code."""
+    if other := _OTHERS.get(args.contract_command):
+        return other(args)
     from ..schemas.odcs import load_contract
 
     try:
@@ -66,6 +73,13 @@ def run(args: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return exit_codes.USAGE
     return _show(contract, args) if args.contract_command == "show" else _check(contract, args)
+
+
+_OTHERS: dict[str, Callable[[argparse.Namespace], int]] = {
+    **contract_evolution.COMMANDS,
+    **contract_registry.COMMANDS,
+    **contract_import.COMMANDS,
+}
 
 
 def _show(contract: Contract, args: argparse.Namespace) -> int:

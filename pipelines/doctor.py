@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
@@ -16,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from packaging.requirements import Requirement
 
-from . import runners
+from . import job_secrets, runners
 from .job import Job, JobError, Places, check_going_on, load_job
+from .runners import dataflow, prism
 
 if TYPE_CHECKING:
     from .graph import Run
@@ -142,11 +142,11 @@ _JOB_SERVERS = {"portablerunner", "flinkrunner", "sparkrunner"}
 
 
 def _prism(flags: list[str]) -> Finding:
-    place, _ = runners.taken(flags, "--prism_location")
-    if os.access(place, os.X_OK):
-        return Finding("ok", "runner", f"Prism, {place}")
-    advice = "say where it is: --prism_location=PATH"
-    return Finding("problem", "runner", f"no Prism that can be run at {place}", advice)
+    try:
+        place, _ = runners.taken(prism.located(flags), "--prism_location")
+    except JobError as error:
+        return Finding("problem", "runner", str(error))
+    return Finding("ok", "runner", f"Prism, {place or 'a server that runs already'}")
 
 
 def _job_server(name: str, flags: list[str]) -> Iterator[Finding]:
@@ -183,9 +183,12 @@ def _address(flags: list[str], flag: str, what: str) -> Iterator[Finding]:
 
 
 def _dataflow(flags: list[str]) -> Iterator[Finding]:
-    for flag in ("--project", "--region", "--temp_location"):
-        if not runners.taken(flags, flag)[0]:
-            yield Finding("problem", "Dataflow", f"{flag} is not given", f"say {flag}=…")
+    found = list(dataflow.problems(flags, runners.is_streaming(flags)))
+    for said in found:
+        yield Finding("problem", "Dataflow", said)
+    if not found:
+        region, project = (runners.taken(flags, flag)[0] for flag in ("--region", "--project"))
+        yield Finding("ok", "runner", f"Dataflow, project {project}, {region}")
     yield _google()
 
 
@@ -215,7 +218,14 @@ def _job(
     try:
         job, places = load_job(job_file, flags)
         check_going_on(job, streaming, places)
+        if dataflow.is_used(beam_flags):
+            from .runners.dataflow_reach import check_job
+
+            check_job(job, beam_flags, streaming, places)
         yield Finding("ok", "job", f"{job.name}, {job_file or 'by flags'}")
+        if job.secrets:
+            job_secrets.fetch(job, places)
+            yield Finding("ok", "secrets", ", ".join(job.secrets))
         if any(path.startswith("gs://") for path in _places(job)):
             yield _google()
         yield from _prepared(job, streaming, places)
@@ -229,15 +239,15 @@ def _places(job: Job) -> list[str]:
 
 
 def _prepared(job: Job, streaming: bool, places: Places) -> Iterator[Finding]:
-    from .prepare import (
+    from .job_parts import (
         input_format,
         job_aggregates,
         job_contract,
         job_inputs,
         job_steps,
         job_triggers,
-        prepare,
     )
+    from .prepare import prepare
 
     contract = job_contract(job)
     said = f"{contract.name} {contract.version}, {len(contract.fields)} fields"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import exit_codes, logs
+from . import exit_codes, job_secrets, logs
 from .arguments import add_ingest, job_flags
 from .job import Job, Places, load_job
 from .logs import ERROR, WARNING, say
@@ -90,14 +90,17 @@ def run(arguments: argparse.Namespace) -> int:
     """
     job, places = load_job(arguments.job, job_flags(arguments))
     logs.use(job.log_format)
+    job_secrets.fetch(job, places)
     from .runners import quiet_beam
 
     quiet_beam()
     from ..transforms.lock import Locked, LockLost
     from ..transforms.storage import StorageError
-    from .prepare import job_outputs
+    from .outputs import job_outputs
+    from .quarantine import quarantine_outputs
 
     outputs, ledger, store = job_outputs(job, places)
+    aside = quarantine_outputs(job, outputs, places)
     sessions = _session_windows(job, places)
     try:
         if not store.runs():
@@ -105,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
             return exit_codes.OK
         with store.lock("gc", wait_seconds=job.wait) as lock:
             sweep = _Sweep(store, lock.check, arguments.dry_run, job.retry_seconds)
-            sweep.garbage([*outputs, ledger], _before(arguments.older_than))
+            sweep.garbage([*outputs, *aside, ledger], _before(arguments.older_than))
             if (age := arguments.tokens_older_than) is not None:
                 sweep.tokens([*outputs, ledger], _before(age))
             if (age := arguments.states_older_than) is not None:

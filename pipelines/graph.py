@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
@@ -17,6 +17,7 @@ from ..transforms import storage
 from ..transforms.aggregate import Aggregate
 from ..transforms.carry import Carry, SourceState
 from ..transforms.dead_letters import Origin
+from ..transforms.encrypt import Encrypt
 from ..transforms.intervals.accumulate import Accumulate
 from ..transforms.intervals.commit import CommitInterval, Commits
 from ..transforms.intervals.slices import FACTS, AccumulateSlices, CommitSlices
@@ -27,6 +28,7 @@ from ..transforms.read.stamp import StampFiles
 from ..transforms.read.streams.unbounded import Pace
 from ..transforms.runs import RunRecord, RunStore
 from ..transforms.stage_result import StageResult
+from ..transforms.tallies import Tally
 from ..transforms.write.commit import CommitRun, refuse_shared
 from ..transforms.write.destination import Output
 from ..transforms.write.files import SPILL, live_files
@@ -36,7 +38,13 @@ from ..transforms.write.stage import Stage
 from .job import Job
 
 if TYPE_CHECKING:
+    from ..transforms.drift.watch import Watch
     from ..transforms.intervals.keys import Horizon
+    from ..transforms.quality.gate import Gate
+    from ..transforms.quality.judge import Judge
+    from ..transforms.read.records import ReadRecords
+    from ..transforms.repair import Repair
+    from .replay import Replaying
 
 RECORDS = "records"
 DEAD_LETTERS = "dead_letters"
@@ -85,7 +93,10 @@ class Run:
     """A job made ready: everything the graph is built from.
 
     ``steps`` end with the one, if any, that adds the columns ``derived`` for the aggregates.
-    ``outputs`` are committed in order.
+    ``outputs`` are committed in order. ``unattended`` says that its launcher does not wait for it.
+    ``gate`` judges what was staged, ``watch`` before it what drifted; ``row_rules`` refuse records
+    before anything else does; ``repair`` is tried on those that do not keep the contract.
+    With ``replay`` it reads dead letters in the place of the input.
     """
 
     job: Job
@@ -99,6 +110,12 @@ class Run:
     outputs: tuple[Output, ...]
     ledger: Output
     goes_on: GoesOn | None = None
+    unattended: bool = False
+    replay: Replaying | None = None
+    gate: Gate | None = None
+    watch: Watch | None = None
+    row_rules: RecordStep | None = None
+    repair: Repair | None = None
 
     def commit(self) -> beam.PTransform:
         """The end of the graph.
@@ -107,9 +124,11 @@ class Run:
             DestinationError: two outputs have one name, or one place.
         """
         refuse_shared([*self.outputs, self.ledger])
+        if self.replay:
+            return self.replay.commit(self)
         if self.goes_on and (endless := self.goes_on.endless):
             return CommitSlices(
-                self.goes_on.commits,
+                replace(self.goes_on.commits, gate=self.judge),
                 self.plan,
                 self.goes_on.carry,
                 slice_seconds=endless.pace.slice_seconds,
@@ -117,8 +136,9 @@ class Run:
             )
         if self.goes_on:
             going = self.goes_on
+            commits = replace(going.commits, gate=self.judge)
             return CommitInterval(
-                going.commits, self.plan, self.token, going.carry, close=self.job.close_windows
+                commits, self.plan, self.token, going.carry, close=self.job.close_windows
             )
         return CommitRun(
             self.store,
@@ -126,7 +146,17 @@ class Run:
             self.outputs,
             self.ledger.uri,
             patience=self.job.retry_seconds,
+            unattended=self.unattended,
+            reprocess=self.job.reprocess,
+            gate=self.judge,
         )
+
+    @property
+    def judge(self) -> Judge | None:
+        """Who decides what may be committed."""
+        if self.watch is None:
+            return self.gate
+        return replace(self.watch, gate=self.gate, tells=self.is_endless or self.unattended)
 
     @property
     def is_endless(self) -> bool:
@@ -151,6 +181,7 @@ class Run:
         return (
             late
             or bool(self.steps)
+            or self.row_rules is not None
             or any(output.destination.refuses for output in self.outputs if output.name == RECORDS)
         )
 
@@ -158,9 +189,25 @@ class Run:
 def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection[RunRecord]:
     """Put the job into a pipeline; gives its run record, once it has been committed."""
     flow = _Flow(run)
-    records = _read_on(pipeline, run, flow) if run.goes_on else _read(pipeline, run, flow)
+    if run.replay and run.replay.late:
+        _replay_late(pipeline, run, run.replay, flow)
+        return tuple(flow.facts) | "Facts" >> beam.Flatten() | "CommitRun" >> run.commit()
+    if run.replay:
+        records = _read_letters(pipeline, run, run.replay, flow)
+    else:
+        records = _read_on(pipeline, run, flow) if run.goes_on else _read(pipeline, run, flow)
+    if run.watch is not None and run.job.unknown_fields == "keep" and not run.replay:
+        from ..transforms.drift.records import NoticeKept
+
+        flow.facts.append(records | "NoticeKept" >> NoticeKept(run.contract))
+    if run.row_rules is not None:
+        records = _ruled(records, run.row_rules, run, flow)
+    if run.repair is not None:
+        _count_repaired(records, flow)
     if run.job.deduplicate != "no":
         records = _deduplicated(records, run, flow)
+    if flow.gate is not None:
+        _measure(records, flow.gate, run, flow)
     for i, step in enumerate(run.steps):
         records = _stepped(records, step, i, run, flow)
     _write(records, run, flow)
@@ -172,14 +219,33 @@ def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection[RunRecord]:
     return tuple(flow.facts) | "Facts" >> beam.Flatten() | "CommitRun" >> run.commit()
 
 
+def build_records(pipeline: beam.Pipeline, run: Run) -> beam.PCollection[pa.RecordBatch]:
+    """Put the job into a pipeline up to where its records leave the last step; nothing of it is
+    committed, nor are dead letters kept."""
+    run = replace(run, outputs=(), gate=None, watch=None)
+    flow = _Flow(run)
+    records = _read(pipeline, run, flow)
+    if run.row_rules is not None:
+        records = _ruled(records, run.row_rules, run, flow)
+    if run.job.deduplicate != "no":
+        records = _deduplicated(records, run, flow)
+    for i, step in enumerate(run.steps):
+        records = _stepped(records, step, i, run, flow)
+    return records
+
+
 class _Flow:
     """Gathers what the commit waits for: tallies, and receipts of what is staged on the way."""
 
     def __init__(self, run: Run) -> None:
         self.facts: list[Any] = []
         self._endless = run.is_endless
+        self._keys = run.job.encrypt_dead_letters
         self._outputs = {output.name: output for output in run.outputs}
         self._token = run.token
+        self._replay = run.replay
+        self.gate, self._store = (None if run.replay else run.gate), run.store
+        self._watch, self._contract = (None if run.replay else run.watch), run.contract
         self.origin = Origin("", run.job.name, run.token.run_id).of(run.contract)
 
     def stage(self, batches: Any, label: str, output: str, **options: Any) -> None:
@@ -187,13 +253,71 @@ class _Flow:
         if output in self._outputs:
             if self._endless:  # gathered into larger files when they are committed
                 options |= {"format": BRIEF, "keep_identity": True}
+            if self._keys and output in (DEAD_LETTERS, LATE):
+                batches = batches | f"Encrypt{label}" >> Encrypt(self._keys)
             stage = Stage(self._outputs[output], self._token, **options)
             self.facts.append(batches | label >> stage)
 
-    def dead(self, stage: str, letters: Any) -> None:
+    def dead(self, stage: str, letters: Any, late_for: str = "") -> None:
         """Stage a stage's own dead letters: brought together first, they would have to pass through
-        the runner, which on the local one is memory."""
-        self.stage(letters, f"StageDeadLettersOf{stage}", DEAD_LETTERS)
+        the runner, which on the local one is memory.
+
+        Args:
+            late_for: in a replay, the aggregate that their records were late for, and stay so.
+        """
+        if self._watch is not None and stage in ("Read", "Parse"):
+            from ..transforms.drift.letters import NoticeLetters
+
+            # Where unknown fields are no violation, any letter may have some.
+            notice = NoticeLetters(self._contract, all_letters=self._watch.policy == "warn")
+            self.facts.append(letters | f"NoticeDriftOf{stage}" >> notice)
+        if self.gate is not None:
+            letters = self._judged(self.gate, stage, letters)
+        output = DEAD_LETTERS
+        if self._replay:
+            letters, failed = self._replay.attempts(letters, stage)
+            self.facts.append(failed)
+            if late_for:
+                letters, tallies = self._replay.still_late(letters, stage, late_for)
+                self.facts.append(tallies)
+                output = LATE
+        self.stage(letters, f"StageDeadLettersOf{stage}", output)
+
+    def _judged(self, gate: Gate, stage: str, letters: Any) -> Any:
+        """Count a stage's dead letters: those of steps are of records that keep the contract."""
+        if gate.checks and not stage.startswith("Step"):
+            from ..transforms.quality.measure import MeasureLetters
+
+            count = MeasureLetters(gate.checks)
+            self.facts.append(letters | f"MeasureDeadLettersOf{stage}" >> count)
+        if gate.budget is None or self._endless:
+            return letters
+        from ..transforms.quality.budget import WithinBudget
+
+        within = WithinBudget(gate.budget, self._store, self._token)
+        return letters | f"WithinBudget{stage}" >> within
+
+
+def _read_letters(
+    pipeline: beam.Pipeline, run: Run, replay: Replaying, flow: _Flow, late_for: str = ""
+) -> Any:
+    """Records of dead letters that keep the contract by now."""
+    result = replay.read(pipeline, run, flow.origin, late_for)
+    flow.facts.append(result.tallies)
+    flow.dead(f"Read{late_for}", result.dead_letters, late_for)
+    return result.records
+
+
+def _replay_late(pipeline: beam.Pipeline, run: Run, replay: Replaying, flow: _Flow) -> None:
+    """Late records, which have been written already, into the aggregates that went without."""
+    assert run.goes_on is not None
+    for spec in run.aggregates:
+        records = _read_letters(pipeline, run, replay, flow, spec.name)
+        if run.repair is not None:
+            _count_repaired(records, flow, spec.name)
+        for i, step in enumerate(run.steps):
+            records = _stepped(records, step, i, run, flow, spec.name)
+        _accumulate(records, spec, run.goes_on, run, flow)
 
 
 def _read(pipeline: beam.Pipeline, run: Run, flow: _Flow) -> Any:
@@ -201,7 +325,10 @@ def _read(pipeline: beam.Pipeline, run: Run, flow: _Flow) -> Any:
     job = run.job
     payload = run.keeps_payload
     if job.format != "jsonl":
-        result = pipeline | "Read" >> _reader(run, payload, flow.origin._replace(stage="parse"))
+        reader = _reader(run, payload, flow.origin._replace(stage="parse"))
+        if run.repair is not None:
+            reader = reader.reading_by(run.repair.reading)
+        result: Any = pipeline | "Read" >> reader
         flow.facts.append(result.tallies)
         flow.dead("Read", result.dead_letters)
         return result.records
@@ -215,10 +342,13 @@ def _read(pipeline: beam.Pipeline, run: Run, flow: _Flow) -> Any:
         run.contract,
         judge=True,
         payload=payload,
-        unknown_fields=job.unknown_fields,
+        unknown_fields=job.unknown_mode,
+        repair=run.repair,
         origin=flow.origin._replace(stage="parse"),
     )
     flow.facts.append(lines.tallies)
+    if parsed.tallies is not None:
+        flow.facts.append(parsed.tallies)
     flow.dead("Read", lines.dead_letters)
     flow.dead("Parse", parsed.dead_letters)
     return parsed.records
@@ -243,13 +373,13 @@ def _read_on(pipeline: beam.Pipeline, run: Run, flow: _Flow) -> Any:
     return stamped.records
 
 
-def _reader(run: Run, payload: bool, origin: Origin) -> beam.PTransform:
+def _reader(run: Run, payload: bool, origin: Origin) -> ReadRecords:
     """What reads the job's format, where that is decoded as it is read."""
     job = run.job
     common: dict[str, Any] = {
         "judge": True,
         "payload": payload,
-        "unknown_fields": job.unknown_fields,
+        "unknown_fields": job.unknown_mode,
         "origin": origin,
     }
     if job.format == "csv":
@@ -276,6 +406,38 @@ def _reader(run: Run, payload: bool, origin: Origin) -> beam.PTransform:
     )
 
 
+def _ruled(records: Any, rules: RecordStep, run: Run, flow: _Flow) -> Any:
+    """Records that break no expression of the contract."""
+    from ..transforms.step import Step
+
+    origin = flow.origin._replace(stage="validate")
+    result = records | "RowRules" >> Step(rules, contract=run.contract, origin=origin)
+    flow.facts.append(result.tallies)
+    flow.dead("RowRules", result.dead_letters)
+    return result.records
+
+
+def _count_repaired(records: Any, flow: _Flow, output: str = "") -> None:
+    from ..transforms.repair import CountRepaired
+
+    flow.facts.append(records | f"CountRepaired{output}" >> CountRepaired(output))
+
+
+def _measure(records: Any, gate: Gate, run: Run, flow: _Flow) -> None:
+    from ..transforms.quality.measure import MeasureRecords
+
+    outputs = {output.name: output for output in run.outputs}
+    layout = outputs[gate.partitioned].destination.layout if gate.partitioned else None
+    measure = MeasureRecords(
+        gate.checks,
+        run.contract,
+        folder=run.spill,
+        partitions=layout.partition_by if layout else (),
+        spills=gate.spills,
+    )
+    flow.facts.append(records | "MeasureRecords" >> measure)
+
+
 def _deduplicated(records: Any, run: Run, flow: _Flow) -> Any:
     going = run.goes_on
     if going is not None and going.commits.horizon is not None:
@@ -286,6 +448,8 @@ def _deduplicated(records: Any, run: Run, flow: _Flow) -> Any:
     if run.job.deduplicate == "committed":
         uri = next(output.uri for output in run.outputs if output.name == RECORDS)
         taken = live_files(uri, except_run=run.token.run_id)
+    if run.replay:
+        taken = list(run.replay.taken)
     found = records | "Deduplicate" >> Deduplicate(
         run.contract.primary_key,
         event_time=run.contract.event_time,
@@ -330,13 +494,17 @@ def _deduplicated_within(
     return found.records
 
 
-def _stepped(records: Any, step: RecordStep, i: int, run: Run, flow: _Flow) -> Any:
+def _stepped(records: Any, step: RecordStep, i: int, run: Run, flow: _Flow, of: str = "") -> Any:
     from ..transforms.step import Step
 
     origin = flow.origin._replace(stage="step")
-    result = records | f"Step{i + 1}" >> Step(step, contract=run.contract, origin=origin)
-    flow.facts.append(result.tallies)
-    flow.dead(f"Step{i + 1}", result.dead_letters)
+    label = f"Step{i + 1}{of}"
+    result = records | label >> Step(step, contract=run.contract, origin=origin)
+    tallies: Any = result.tallies
+    if of:
+        tallies = tallies | f"TalliesOf{label}" >> beam.Map(Tally.of_output, of)
+    flow.facts.append(tallies)
+    flow.dead(label, result.dead_letters, of)
     return result.records
 
 
@@ -359,7 +527,8 @@ def _aggregate(records: Any, spec: AggregateSpec, run: Run, flow: _Flow) -> None
         spec, shards=run.job.shards or SHARDS, contribution=str(run.token)
     )
     flow.facts.append(aggregated.tallies)
-    flow.stage(aggregated.visible, f"StageVisible_{spec.name}", spec.name)
+    if not run.replay:  # which corrects results when it commits
+        flow.stage(aggregated.visible, f"StageVisible_{spec.name}", spec.name)
     flow.stage(aggregated.states, f"StageStates_{spec.name}", spec.name, part="states")
 
 

@@ -14,8 +14,8 @@ from ..transforms.carry import Carry
 from . import exit_codes, runners
 from .execute import execute, settled
 from .job import Job, Places
+from .job_parts import job_duration, job_horizon
 from .logs import say
-from .prepare import job_duration, job_horizon
 from .sources import Planned, Source
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..transforms.intervals.commit import Commits
     from ..transforms.intervals.keys import Horizon
     from ..transforms.intervals.windows import OpenAggregate
+    from ..transforms.read.streams.source import StreamSource
     from .graph import Run
 
 
@@ -47,6 +48,7 @@ def run_on(
     """
     from ..transforms.intervals.chain import Chain
     from ..transforms.intervals.windows import OpenAggregate
+    from ..transforms.write.replacements import complete_replacements
     from .streaming import repeat
 
     job = run.job
@@ -56,6 +58,7 @@ def run_on(
 
     def work() -> int:
         with run.store.lock(job.name[:64], wait_seconds=job.wait) as lock:
+            complete_replacements(run.store, check=lock.check, patience=job.retry_seconds)
 
             def run_once(run: Run) -> int:
                 head = chain.head(check=lock.check, patience=job.retry_seconds)
@@ -65,6 +68,36 @@ def run_on(
             return repeat(run, run_once) if follows else run_once(run)
 
     return settled(work)
+
+
+def commits_of(
+    run: Run,
+    chain: Chain,
+    aggregates: tuple[OpenAggregate, ...],
+    disorder_us: int,
+    horizon: Horizon | None,
+    stream: StreamSource | None = None,
+) -> Commits:
+    """What all commits of a job have in common.
+
+    Args:
+        stream: is told what is committed.
+    """
+    from ..transforms.intervals.commit import Commits
+    from .graph import LATE
+
+    return Commits(
+        chain=chain,
+        outputs=run.outputs,
+        ledger_uri=run.ledger.uri,
+        aggregates=aggregates,
+        disorder_us=disorder_us,
+        late=LATE if run.job.late else "",
+        horizon=horizon,
+        source=stream,
+        close=run.job.close_windows,
+        patience=run.job.retry_seconds,
+    )
 
 
 @dataclass(frozen=True)
@@ -85,8 +118,8 @@ class _Going:
 
         job = self.base.job
         carry = self.head.carry if self.head else Carry(shards=job.shards or SHARDS)
-        self._check_windows(carry)
-        self._check_keys(carry)
+        check_windows(carry, self.aggregates, self.places)
+        check_keys(carry, self.horizon, self.places)
         planned = source.plan(carry)
         closes = job.close_windows and any(w.records for w in carry.aggregates.values())
         if runners.is_streaming(flags):
@@ -114,7 +147,7 @@ class _Going:
         pace = Pace(*slices, poll_rows=job.poll_rows, idle_seconds=idle)
         once = runners.is_prism(flags) and runners.works_here(flags)
         endless = Endless(parts, pace, job.commit_every, once)
-        commits = replace(self._commits(job, planned), parts=parts)
+        commits = replace(self._commits(planned), parts=parts)
         going = GoesOn(commits, carry, planned.read, endless)
         return replace(self.base, token=token, goes_on=going)
 
@@ -128,58 +161,53 @@ class _Going:
         reprocess = job.reprocess or carry.sequence > 0
         token = self.chain.begin(plan, carry.sequence + 1, reprocess=reprocess)
         seen = write_seen(planned.seen, self.chain.store.folder(token).path)
-        going = GoesOn(self._commits(job, planned), _carried(carry, planned, seen), planned.read)
+        going = GoesOn(self._commits(planned), _carried(carry, planned, seen), planned.read)
         return replace(self.base, plan=plan, token=token, goes_on=going)
 
-    def _commits(self, job: Job, planned: Planned) -> Commits:
-        from ..transforms.intervals.commit import Commits
-        from .graph import LATE
-
-        return Commits(
-            chain=self.chain,
-            outputs=self.base.outputs,
-            ledger_uri=self.base.ledger.uri,
-            aggregates=self.aggregates,
-            disorder_us=self.disorder_us,
-            late=LATE if job.late else "",
-            horizon=self.horizon,
-            source=planned.stream,
-            close=job.close_windows,
-            patience=job.retry_seconds,
+    def _commits(self, planned: Planned) -> Commits:
+        return commits_of(
+            self.base,
+            self.chain,
+            self.aggregates,
+            self.disorder_us,
+            self.horizon,
+            planned.stream,
         )
 
-    def _check_windows(self, carry: Carry) -> None:
-        """See that the windows that are open can be gone on with.
 
-        Raises:
-            JobError: an aggregate is gone, or has become another, while states of it are held.
-        """
-        described = {aggregate.spec.name: aggregate.described for aggregate in self.aggregates}
-        for name, windows in carry.aggregates.items():
-            if not windows.files or described.get(name) == windows.described:
-                continue
-            what = "has changed" if name in described else "is not in the job any more"
-            rows = sum(windows.open_records().values())
-            said = f"the aggregate {name!r} {what}, and {rows} records are in its open windows: "
-            said += "run the job as it was once with close_windows, or give the aggregate another "
-            raise self.places.error(("aggregates",), said + "name")
+def check_windows(carry: Carry, aggregates: tuple[OpenAggregate, ...], places: Places) -> None:
+    """See that the windows that are open can be gone on with.
 
-    def _check_keys(self, carry: Carry) -> None:
-        """See that records can be held against the keys that were kept before.
+    Raises:
+        JobError: an aggregate is gone, or has become another, while states of it are held.
+    """
+    described = {aggregate.spec.name: aggregate.described for aggregate in aggregates}
+    for name, windows in carry.aggregates.items():
+        if not windows.files or described.get(name) == windows.described:
+            continue
+        what = "has changed" if name in described else "is not in the job any more"
+        rows = sum(windows.open_records().values())
+        said = f"the aggregate {name!r} {what}, and {rows} records are in its open windows: "
+        said += "run the job as it was once with close_windows, or give the aggregate another "
+        raise places.error(("aggregates",), said + "name")
 
-        Raises:
-            JobError: the key has become another.
-        """
-        kept, horizon = carry.keys, self.horizon
-        if not kept or not horizon or (kept.key, kept.kinds) == (horizon.key, horizon.kinds):
-            return
-        before, now = (
-            ", ".join(f"{name} ({kind})" for name, kind in zip(some.key, some.kinds, strict=True))
-            for some in (kept, horizon)
-        )
-        said = f"the primary key is {now}, and the keys that were kept before are {before}: these "
-        said += "cannot be compared. To forget them, run the job once without deduplicate"
-        raise self.places.error(("deduplicate",), said)
+
+def check_keys(carry: Carry, horizon: Horizon | None, places: Places) -> None:
+    """See that records can be held against the keys that were kept before.
+
+    Raises:
+        JobError: the key has become another.
+    """
+    kept = carry.keys
+    if not kept or not horizon or (kept.key, kept.kinds) == (horizon.key, horizon.kinds):
+        return
+    before, now = (
+        ", ".join(f"{name} ({kind})" for name, kind in zip(some.key, some.kinds, strict=True))
+        for some in (kept, horizon)
+    )
+    said = f"the primary key is {now}, and the keys that were kept before are {before}: these "
+    said += "cannot be compared. To forget them, run the job once without deduplicate"
+    raise places.error(("deduplicate",), said)
 
 
 def _carried(carry: Carry, planned: Planned, seen: str) -> Carry:

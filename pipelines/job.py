@@ -7,12 +7,12 @@ to the file, a path in a flag to the working directory.
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from textwrap import indent
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -21,7 +21,15 @@ from ..schemas.csv.options import CsvOptions
 from ..schemas.documents import Document, read_document
 from ..schemas.enrich.spec import EnrichJob, LookupJob, Validity
 from ..schemas.problems import did_you_mean, list_names
+from ..schemas.repairs.spec import RepairJob
+from ..transforms import secrets
+from ..transforms.secrets import SecretFile
+from .drift import DriftPolicy, with_refusals
+from .gates import BreakerJob, BudgetJob, LimitJob, QualityJob
 from .logs import LogFormat
+
+if TYPE_CHECKING:
+    from ..schemas.decoded import UnknownFields
 
 
 class JobError(ValueError):
@@ -124,6 +132,26 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         "where that is a folder of files",
     ] = None
     aggregates: Annotated[list[AggregateJob], "windowed aggregates, as YAML"] = []
+    quality: Annotated[
+        QualityJob | None,
+        "what a broken quality check of the contract does, as YAML: action (warn, quarantine or "
+        "fail), severities, quarantine, scores, breaker",
+    ] = None
+    budget: Annotated[
+        BudgetJob | None,
+        "how many records may be dead letters, as YAML: dead, ratio, and source for each source",
+    ] = None
+    repairs: Annotated[
+        list[RepairJob],
+        "what is tried on records that break the contract, as YAML: of a field one of trim, cast, "
+        "default, map, rename, clamp, date_format",
+    ] = []
+    drift: Annotated[
+        DriftPolicy,
+        "what becomes of unknown fields, wider types and new values: ignore; warn counts them; "
+        "quarantine makes dead letters of unknown fields too; evolve makes the next version of the "
+        "contract of them; freeze stops the run",
+    ] = "ignore"
     event_time: Annotated[
         str | None, "the field that holds the event time; else the contract's"
     ] = None
@@ -163,9 +191,31 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     shards: Annotated[
         int | None, "files that an aggregate is written to; else 1 on the local runner, 4 elsewhere"
     ] = None
+    secrets: Annotated[
+        dict[str, str | SecretFile],
+        "environment variables that this process and the workers get from where secrets are kept, "
+        "as YAML: PGPASSWORD: projects/P/secrets/S/versions/latest; a file, as KEY: {file: "
+        "gs://bucket/kafka.properties}, is brought here, and the variable names it",
+    ] = {}
+    encrypt_dead_letters: Annotated[
+        str | None,
+        "the environment variable that holds keys of Fernet, with commas between them: payloads of "
+        "dead letters and late records are encrypted with the first; secrets can fetch it",
+    ] = None
+    mask_key: Annotated[
+        str | None,
+        "the environment variable that holds a secret: values of classified fields are shown as "
+        "hashes keyed by it, so that equal ones can be told equal; secrets can fetch it",
+    ] = None
     helpers: Annotated[
         int | None, "processes that help the local runner decode; else by processors and input"
     ] = None
+
+    @property
+    def unknown_mode(self) -> UnknownFields:
+        """What decoders do with unknown fields."""
+        only_noticed = self.drift == "warn" and self.unknown_fields == "ignore"
+        return "notice" if only_noticed else self.unknown_fields
 
     @property
     def stream(self) -> str | None:
@@ -182,8 +232,10 @@ _PATHS = {"contract", "input", "state"}
 _URIS = {"output", "dead_letters", "duplicates", "late", "ledger"}
 _LOCAL = {"parquet", "jsonl", "csv", "avro", "duckdb", "delta"}
 """Schemes of destinations whose URI holds a path."""
-_YAML = {"aggregates", "steps", "csv"}
+_YAML = {"aggregates", "steps", "csv", "secrets", "quality", "budget", "repairs"}
 """Keys whose flags hold YAML."""
+_MAPPINGS = {"csv", "secrets", "quality", "budget"}
+"""Those whose YAML is a mapping."""
 
 
 @dataclass(frozen=True)
@@ -235,13 +287,31 @@ def load_job(path: str | None, flags: Mapping[str, Any]) -> tuple[Job, Places]:
     return _checked(values, places), places
 
 
-def _read(path: str) -> Document:
+def read_text(path: str, what: str) -> str:
+    """The text of a file, local or ``scheme://``, that has to be UTF-8.
+
+    Args:
+        what: what messages call it.
+
+    Raises:
+        JobError: it cannot be read.
+    """
+    from ..transforms import storage
+
     try:
-        text = Path(path).read_text("utf-8")
-    except OSError as error:
-        raise JobError(f"{path}: cannot read the job file: {error.strerror}") from None
+        return storage.read_bytes(path).decode("utf-8-sig")
+    except storage.StorageError as error:
+        raise JobError(f"{path}: cannot read {what}: {_reason(error, path)}") from None
     except UnicodeDecodeError:
-        raise JobError(f"{path}: the job file is not UTF-8 text") from None
+        raise JobError(f"{path}: {what} is not UTF-8 text") from None
+
+
+def _reason(error: Exception, path: str) -> str:
+    return str(error).removeprefix(f"cannot read {path}: ")
+
+
+def _read(path: str) -> Document:
+    text = read_text(path, "the job file")
     try:
         return read_document(text, path)
     except ContractError as error:
@@ -270,8 +340,12 @@ def _placed(key: str, value: Any, base: str) -> Any:
         return _from(base, value) if isinstance(value, str) else value
     if key in _URIS and isinstance(value, str):
         return _uri_from(base, value)
+    if key == "quality":
+        return _with_uri_from(base, _with_uri_from(base, value, "scores"), "quarantine")
     if key == "aggregates" and isinstance(value, list):
         return [_with_uri_from(base, aggregate, "output") for aggregate in value]
+    if key == "secrets" and isinstance(value, dict):
+        return {name: _secret_from(base, reference) for name, reference in value.items()}
     if key == "steps" and isinstance(value, list):
         return [
             {**step, "enrich": _with_uri_from(base, step["enrich"], "from")}
@@ -282,6 +356,14 @@ def _placed(key: str, value: Any, base: str) -> Any:
     return value
 
 
+def _secret_from(base: str, reference: Any) -> Any:
+    if isinstance(reference, dict) and isinstance(reference.get("file"), str):
+        return {**reference, "file": _secret_from(base, reference["file"])}
+    if isinstance(reference, str) and secrets.is_path(reference):
+        return _from(base, reference)
+    return reference
+
+
 def _with_uri_from(base: str, part: Any, key: str) -> Any:
     """A part of a job with the URI that it has under a key made relative to another folder."""
     if isinstance(part, dict) and isinstance(part.get(key), str):
@@ -290,7 +372,12 @@ def _with_uri_from(base: str, part: Any, key: str) -> Any:
 
 
 def _from(base: str, path: str) -> str:
-    return path if "://" in path or os.path.isabs(path) else os.path.join(base, path)
+    if "://" in path or os.path.isabs(path):
+        return path
+    scheme, remote, folder = base.partition("://")
+    if not remote:
+        return os.path.join(base, path)
+    return f"{scheme}://{posixpath.normpath(posixpath.join(folder, path))}"  # a store has no ".."
 
 
 def _uri_from(base: str, uri: str) -> str:
@@ -316,7 +403,7 @@ def _checked(values: dict[str, Any], places: Places) -> Job:
         at = ("aggregates", i, "name")
         if aggregate.name in names:
             raise places.error(at, f"two aggregates are named {aggregate.name!r}")
-        if aggregate.name in ("records", "dead_letters", "duplicates", "late", "ledger"):
+        if aggregate.name in ("records", "dead_letters", "duplicates", "late", "ledger", "quality"):
             raise places.error(at, f"the name {aggregate.name!r} is taken; choose another")
         names.add(aggregate.name)
     for i, step in enumerate(job.steps):
@@ -324,7 +411,7 @@ def _checked(values: dict[str, Any], places: Places) -> Job:
             raise places.error(("steps", i), "expected sql, python, enrich or lookup, one of them")
         if step.python is None and (step.adds or step.over != "batch"):
             raise places.error(("steps", i), "over and adds belong to python steps")
-    return job
+    return with_refusals(job, places)
 
 
 def check_going_on(job: Job, streaming: bool, places: Places) -> None:
@@ -415,6 +502,12 @@ _PARTS: dict[str, type[msgspec.Struct]] = {
     "steps.enrich.csv": CsvOptions,
     "steps.lookup": LookupJob,
     "csv": CsvOptions,
+    "secrets": SecretFile,
+    "quality": QualityJob,
+    "quality.breaker": BreakerJob,
+    "budget": BudgetJob,
+    "budget.source": LimitJob,
+    "repairs": RepairJob,
 }
 """Keys → what they are, or are a list of."""
 
@@ -465,4 +558,4 @@ def _yaml_value(key: str, text: str) -> Any:
     except ContractError as error:
         line, _, said = str(error).removeprefix(":").partition(": ")
         raise ValueError(f"line {int(line) - 1}: {said}") from None
-    return document.value[key] or ([] if key != "csv" else {})
+    return document.value[key] or ({} if key in _MAPPINGS else [])

@@ -13,19 +13,20 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..transforms import storage
+from ..transforms import secrets, storage
 from ..transforms.plan import PlanError
 from ..transforms.storage import StorageError
-from . import logs, runners
+from . import job_secrets, logs, runners
 from .arguments import job_flags
+from .drift import as_begun
 from .execute import execute, fail, report, settled
 from .job import KEYS, Job, JobError, Places, check_going_on, load_job
-from .logs import say
-from .prepare import (
+from .job_parts import (
     input_format,
     job_aggregates,
     job_contract,
@@ -33,13 +34,15 @@ from .prepare import (
     job_inputs,
     job_steps,
     job_triggers,
-    prepare,
 )
+from .logs import say
+from .prepare import prepare
+from .replacing import see_replaceable
+from .runners import dataflow
 
 if TYPE_CHECKING:
     import argparse
 
-    from ..transforms.runs import RunRecord
     from .graph import Run
     from .sources import Source
 
@@ -57,21 +60,30 @@ def run(arguments: argparse.Namespace, beam_flags: list[str]) -> int:
     try:
         return _launch(arguments, beam_flags, time.monotonic())
     finally:
+        secrets.forget()
         gc.unfreeze()
         gc.enable()
 
 
 def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float) -> int:
+    storage.use_options(beam_flags)
     with _looking_for_misspelt(beam_flags):
         job, places = load_job(arguments.job, job_flags(arguments))
         logs.use(job.log_format)
+        job_secrets.fetch(job, places)
         contract = job_contract(job)
-        storage.use_options(beam_flags)
     streaming = runners.is_streaming(beam_flags)
     reads_stream = job.stream is not None
     follows = streaming and not reads_stream
     # Files that keep arriving are read by one bounded run after another, on any runner.
     flags = runners.chosen(runners.bounded(beam_flags) if follows else beam_flags)
+    unattended = _is_unattended(arguments.no_wait, flags, follows=follows)
+    with _looking_for_misspelt(beam_flags):
+        flags = runners.ready(flags, streaming and reads_stream, job.name)
+    if dataflow.is_used(flags):
+        from .runners.dataflow_reach import check_job
+
+        check_job(job, flags, streaming, places)
     if follows:
         job = msgspec.structs.replace(job, allow_no_input=True)
     with _looking_for_misspelt(beam_flags):
@@ -87,23 +99,27 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
         from ..transforms.decoding import attach_helpers
 
         with _interrupts_are_for_us_alone():
-            attach_helpers(contract, job.unknown_fields, count, judge=True)
+            attach_helpers(contract, job.unknown_mode, count, judge=True)
     try:
         steps = job_steps(job, contract, places)
         aggregates = tuple(job_aggregates(job, steps.contract, places))
         if beam_flags:
             runners.refuse_unknown(flags, job_flag_names())
+        flags = job_secrets.for_workers(job, flags, places)
         triggers = job_triggers(job, aggregates, bool(job.until or streaming), places)
         if job.until or streaming:
             disorder_us = job_duration(job, "disorder", places)
             run = prepare(job, contract, steps, aggregates, (), places, triggers)
+            run = replace(run, unattended=unattended)
+            runners.warn(run, flags, streaming)
             from .incremental import run_on
             from .sources import ArrivingFiles
 
             source = source or ArrivingFiles(lambda: job_inputs(job, places), places)
             return run_on(run, triggers, disorder_us, source, places, flags, follows=follows)
         run = prepare(job, contract, steps, aggregates, inputs, places)
-        return _run(run, flags, started)
+        runners.warn(run, flags, streaming)
+        return _run(replace(run, unattended=unattended), flags, started)
     except PlanError as error:
         raise JobError(str(error)) from None
     except StorageError as error:
@@ -146,7 +162,33 @@ def _interrupts_are_for_us_alone() -> Iterator[None]:
 
 def job_flag_names() -> list[str]:
     """The flags that ``ingest`` has of its own."""
-    return ["--job", *(f"--{key}" for key in KEYS)]
+    return ["--job", "--no_wait", *(f"--{key}" for key in KEYS)]
+
+
+_HAND_OVER = ("--template_location", "--dry_run")
+"""Flags of Beam's with which a job is not even begun by this process."""
+_SERVICES = {"flinkrunner", "portablerunner", "sparkrunner"}
+"""Runners whose workers outlive this process, where a job server is reached by ``--job_endpoint``
+that is none of its own."""
+
+
+def _is_unattended(no_wait: bool, flags: list[str], *, follows: bool) -> bool:
+    """Whether the job is only handed over.
+
+    Raises:
+        JobError: that cannot be, since it would end with this process.
+    """
+    if not no_wait:
+        return any(runners.taken(flags, flag)[0] for flag in _HAND_OVER)
+    if follows:
+        said = "files that keep arriving are read by one run after another, which this process "
+        raise JobError(f"--no_wait: {said}starts; launch a run with until: now from a schedule")
+    runner = runners.taken(flags, "--runner")[0].lower()
+    served = runner in _SERVICES and runners.taken(flags, "--job_endpoint")[0]
+    if runners.works_here(flags) or not (served or runner == "dataflowrunner"):
+        name = runners.taken(flags, "--runner")[0].rpartition(".")[2]
+        raise JobError(f"--no_wait: the workers of {name} would end with this process")
+    return True
 
 
 def _helper_count(job: Job, large: bool, flags: list[str]) -> int:
@@ -160,12 +202,18 @@ def _helper_count(job: Job, large: bool, flags: list[str]) -> int:
 
 def _run(run: Run, flags: list[str], started: float) -> int:
     from ..transforms.write.commit import complete
+    from ..transforms.write.replacements import complete_replacements
 
+    run = as_begun(run)
     job, store = run.job, run.store
     logs.of_run(run.token.run_id)
 
     def work() -> int:
         with store.lock(run.token.run_id, wait_seconds=job.wait) as lock:
+            for run_id in complete_replacements(
+                store, check=lock.check, patience=job.retry_seconds
+            ):
+                say(f"completed what run {run_id} had prepared")
             while True:
                 decision = store.begin(run.plan, job.run_id, reprocess=job.reprocess)
                 if decision.kind != "resume":
@@ -178,31 +226,7 @@ def _run(run: Run, flags: list[str], started: float) -> int:
                 say(f"run {decision.token.run_id} has been committed already: nothing to do")
                 return report(run, decision.record)
             if decision.kind == "replace":
-                for output in run.outputs:
-                    output.destination.refuse_replacing(run.token.run_id)
-                if decision.forgotten:
-                    _refuse_forgotten(run, decision.record)
-                say(f"run {decision.token.run_id} holds another plan, which this one replaces")
+                see_replaceable(run, decision)
             return execute(run, flags, started)
 
     return settled(work)
-
-
-def _refuse_forgotten(run: Run, record: RunRecord | None) -> None:
-    """Refuse to bring rows into a table that may hold the run's under another plan, and that has
-    forgotten so.
-
-    Raises:
-        CommitConflict: an output has been given rows of the run.
-    """
-    from ..transforms.write.errors import CommitConflict
-    from ..transforms.write.tables import TableDestination
-
-    for output in run.outputs:
-        rows = record.rows.get(output.name, 0) if record else 0
-        if rows and isinstance(output.destination, TableDestination):
-            raise CommitConflict(
-                f"output {output.name!r} was given {rows} rows of run {run.token.run_id} under "
-                f"another plan, and {output.destination.place} no longer says which; give this run "
-                "another run id"
-            )

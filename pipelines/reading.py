@@ -19,6 +19,7 @@ def read_stream(
 ) -> tuple[StageResult, Any]:
     """Put the reading of a stream into a pipeline: to an end, or without one."""
     from ..transforms.read.streams.bounded import ReadIntervals
+    from .gates import guarded
 
     assert run.goes_on is not None
     carry = run.goes_on.carry
@@ -26,7 +27,7 @@ def read_stream(
         from ..transforms.read.streams.unbounded import ReadStream
 
         read_on = ReadStream(
-            stream,
+            guarded(stream, run.job),
             decodes,
             carry.sources,
             parts=endless.parts,
@@ -48,7 +49,8 @@ def decodes(run: Run, origin: Origin, decoder: DecoderOf | None = None) -> Decod
         contract=run.contract,
         origin=origin,
         payload=run.keeps_payload,
-        unknown_fields=run.job.unknown_fields,
+        unknown_fields=run.job.unknown_mode,
         disorder_us=going.commits.disorder_us if run.needs_watermarks else None,
         decoder=decoder,
+        repair=run.repair,
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import pyarrow as pa
 
-from ..schemas.arrow import HIDDEN, UNKNOWN, arrow_type, batch_schema, field_of_arrow
+from ..schemas.arrow import HIDDEN, REPAIRED, UNKNOWN, arrow_type, batch_schema, field_of_arrow
 from ..schemas.contract import Contract, Field
 from ..schemas.table import Table, table_of_contract
 from .job import Job, Places, StepJob
@@ -44,9 +44,10 @@ class Steps(NamedTuple):
     def table(self) -> Table:
         """The table of the records that leave the last step."""
         table = table_of_contract(self.contract)
-        if UNKNOWN in self.schema.names and not any(f.name == UNKNOWN for f in table.fields):
-            return replace(table, fields=(*table.fields, Field(UNKNOWN, "json")))
-        return table
+        held = {field.name for field in table.fields}
+        more = [Field(UNKNOWN, "json"), Field(REPAIRED, "string")]
+        more = [f for f in more if f.name in self.schema.names and f.name not in held]
+        return replace(table, fields=(*table.fields, *more)) if more else table
 
 
 def open_steps(job: Job, contract: Contract, places: Places) -> Steps:
@@ -55,16 +56,22 @@ def open_steps(job: Job, contract: Contract, places: Places) -> Steps:
     Raises:
         JobError: a step cannot work; the message names it.
     """
-    schema = batch_schema(
-        contract,
-        keep_unknown=job.unknown_fields == "keep",
-        watermark=bool(job.late and job.aggregates),
-    )
+    schema = given_schema(job, contract)
     steps: list[RecordStep] = []
     for i in range(len(job.steps)):
         steps.append(_open(job, i, schema, contract, places))
         schema = steps[-1].schema
     return Steps(tuple(steps), schema, _of(schema, contract) if steps else contract)
+
+
+def given_schema(job: Job, contract: Contract) -> pa.Schema:
+    """The columns of a job's records before its first step."""
+    return batch_schema(
+        contract,
+        keep_unknown=job.unknown_fields == "keep",
+        repaired=bool(job.repairs),
+        watermark=bool(job.late and job.aggregates),
+    )
 
 
 def _open(job: Job, i: int, schema: pa.Schema, contract: Contract, places: Places) -> RecordStep:

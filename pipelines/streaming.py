@@ -18,8 +18,9 @@ import msgspec
 from ..transforms import storage
 from ..transforms.storage import StorageError
 from . import exit_codes, runners
-from .execute import collect_seldom, fail
+from .execute import begun, collect_seldom, ended, fail, submitted
 from .logs import say
+from .runners import dataflow
 
 if TYPE_CHECKING:
     from apache_beam.runners.runner import PipelineResult
@@ -29,23 +30,39 @@ if TYPE_CHECKING:
 
 
 def stream(run: Run, chain: Chain, flags: list[str]) -> int:
-    """Run a stream's pipeline; gives the exit code once it has been stopped."""
+    """Run a stream's pipeline; gives the exit code once it has been stopped, or, of one that runs
+    unattended, once it has been submitted."""
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners.runner import PipelineState
 
+    from ..transforms.read.streams.unbounded import STOP
     from .graph import build
+    from .runners.dataflow_service import OutOfSight
 
     collect_seldom()
+    goes_on = run.unattended
     began = chain.newest()
     started = time.monotonic()
+    flags = runners.for_streams(flags)
     try:
-        pipeline = beam.Pipeline(options=PipelineOptions(runners.for_streams(flags)))
+        pipeline = beam.Pipeline(options=PipelineOptions(flags))
         build(pipeline, run)
-        with _stopped_by_signals(), _servers_apart():
-            say(f"reading {run.job.input[0]}; to stop, press Ctrl-C or send SIGTERM")
-            result = pipeline.run()
-            here = runners.works_here(flags)
-            state = result.wait_until_finish() if here else _watched(result)
+        elsewhere = dataflow.is_used(flags)
+        with _stopped_by_signals(_CANCELS if elsewhere else _COMMITS), _servers_apart():
+            if not run.unattended:
+                say(f"reading {run.job.input[0]}; to stop, press Ctrl-C or send SIGTERM")
+            result = begun(pipeline, flags)
+            if run.unattended:
+                return submitted(run, result)
+            if elsewhere or runners.stops_itself(flags):
+                state = ended(result, flags, STOP)
+            else:
+                state = _watched(result, flags)
+            goes_on = goes_on or state == PipelineState.UPDATED  # another job has what is staged
+    except OutOfSight as error:
+        goes_on = True  # and what is staged is needed
+        return fail(str(error))
     except Exception as error:
         if runners.TRACEBACK in os.environ:
             raise
@@ -53,7 +70,8 @@ def stream(run: Run, chain: Chain, flags: list[str]) -> int:
             f"{runners.root_message(error)}; what was committed stays, go on by the same command"
         )
     finally:
-        _clear(run)
+        if not goes_on:
+            _clear(run)
     seconds = time.monotonic() - started
     say(f"stopped after {seconds:.0f} s and {chain.newest() - began} commits: {state}")
     return exit_codes.OK
@@ -80,7 +98,7 @@ def repeat(run: Run, run_once: Callable[[Run], int]) -> int:
         return max(done, run_once(run)) if job.close_windows else done
 
 
-def _watched(result: PipelineResult) -> str:
+def _watched(result: PipelineResult, flags: list[str]) -> str:
     """Wait for a job whose workers are elsewhere, and hear nothing of signals: once we are stopped,
     it is cancelled. What it had not committed will be read again."""
     from apache_beam.runners.runner import PipelineState
@@ -93,13 +111,18 @@ def _watched(result: PipelineResult) -> str:
             return str(state)
         if STOP.is_set():
             result.cancel()
+            runners.cancelled(flags)
             return PipelineState.CANCELLED
 
 
+_COMMITS = "stopping: what has been read is committed first"
+_CANCELS = "stopping: the job is cancelled, and what it has not committed will be read again"
+
+
 @contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """In the block, SIGTERM and Ctrl-C end the stream once what was read is committed; a second
-    one ends the process."""
+def _stopped_by_signals(said: str = _COMMITS) -> Iterator[None]:
+    """In the block, SIGTERM and Ctrl-C end the stream, as is said then; a second one ends the
+    process."""
     from ..transforms.read.streams.unbounded import STOP
 
     STOP.clear()
@@ -111,7 +134,7 @@ def _stopped_by_signals() -> Iterator[None]:
         if STOP.is_set():
             raise KeyboardInterrupt
         STOP.set()
-        say("stopping: what has been read is committed first")
+        say(said)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

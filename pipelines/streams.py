@@ -156,15 +156,18 @@ class _Intervals:
         from ..transforms.read.kafka.stream import KafkaStream
 
         stream = KafkaStream(self.input, self.topic_id)
-        return read_stream(pipeline, run, stream, decodes(run, origin, self._decoder(run)))
+        return read_stream(
+            pipeline, run, stream, decodes(run, origin, kafka_decoder(self.input, run))
+        )
 
-    def _decoder(self, run: Run) -> DecoderOf | None:
-        if self.input.format == "json":
-            return None
-        from ..transforms.read.kafka.avro_messages import AvroMessages
 
-        job = run.job
-        return AvroMessages(self.input, run.contract, job.unknown_fields, job.retry_seconds)
+def kafka_decoder(input: KafkaInput, run: Run) -> DecoderOf | None:
+    """The decoding of a topic's messages, if they are not JSON."""
+    if input.format == "json":
+        return None
+    from ..transforms.read.kafka.avro_messages import AvroMessages
+
+    return AvroMessages(input, run.contract, run.job.unknown_mode, run.job.retry_seconds)
 
 
 @dataclass(frozen=True)

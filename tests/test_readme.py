@@ -18,12 +18,20 @@ from millstream.transforms.write.destination import destination
 from millstream.transforms.write.errors import DestinationError
 from millstream.transforms.write.formats import BRIEF, FORMATS
 
+from tests.running import RUNNER
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def block(holds: str) -> str:
+    """The one block of YAML that holds a text."""
+    (found,) = [text for text in blocks("yaml") if holds in text]
+    return found
 
 
 def run(*command: str, cwd: Path) -> str:
@@ -57,9 +65,8 @@ def test_the_job_of_the_readme_runs(day: Path) -> None:
 
 @pytest.mark.slow
 def test_the_job_of_the_readme_that_goes_on_runs(day: Path) -> None:
-    job, going_on, enriching, _ = (
-        read_document(text, "README.md").value for text in blocks("yaml")
-    )
+    parts = (blocks("yaml")[0], block("# stream.yaml"), block("enrich:"))
+    job, going_on, enriching = (read_document(text, "README.md").value for text in parts)
     assert going_on["input"].startswith("kafka://")
     assert msgspec.convert(enriching["steps"], list[StepJob])
     job = {**job, **going_on, "input": "events/*", "ledger": "jsonl:going_on/ledger"}
@@ -73,7 +80,7 @@ def test_the_job_of_the_readme_that_goes_on_runs(day: Path) -> None:
 
 
 def test_the_destinations_of_the_readme_are_known() -> None:
-    keys = blocks("yaml")[-1]
+    keys = block("\nstate: ")
     job = yaml.safe_load(keys)
     assert set(job) < {field.name for field in msgspec.structs.fields(Job)}
     places = [job[key] for key in ("output", "dead_letters", "ledger")]
@@ -85,6 +92,20 @@ def test_the_destinations_of_the_readme_are_known() -> None:
             destination(uri)
         known = str(raised.value).partition("Known: ")[2]
         assert {name.rstrip(":") for name in known.split(", ")} == schemes | set(FORMATS) - {BRIEF}
+
+
+@pytest.mark.cloud
+def test_the_beam_yaml_of_the_readme_runs(tmp_path: Path) -> None:
+    pipeline = block("\nproviders:\n")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    # Beam's DirectRunner would look for Prism first.
+    (tmp_path / "pipeline.yaml").write_text(f"{pipeline}options: {{runner: {RUNNER}}}\n", "utf-8")
+    providers = run(sys.executable, "-m", "millstream.templates.beam_yaml", cwd=tmp_path).strip()
+    command = [sys.executable, "-m", "apache_beam.yaml.main"]
+    command += ["--yaml_pipeline_file=pipeline.yaml", "--jinja_variable_flags=millstream"]
+    run(*command, f"--millstream={providers}", cwd=tmp_path)
+    assert ds.dataset(str(tmp_path / "demo" / "clicks")).count_rows() > 0
+    assert list((tmp_path / "demo" / "refused").glob("*.jsonl"))
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import AsList, TaggedOutput
 from apache_beam.transforms.window import FixedWindows, GlobalWindows, TimestampedValue
-from millstream.pipelines import runners
 from millstream.pipelines.job import JobError
+from millstream.pipelines.runners import choosing as runners
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
@@ -33,7 +33,7 @@ class _Note(beam.DoFn):
 
 def ran(address: str, folder: Path, build: Callable[[Any], Any], *flags: str) -> Counter[Any]:
     """What a pipeline gave."""
-    from millstream.pipelines.dask_runner import DaskRunner
+    from millstream.pipelines.runners.dask import DaskRunner
 
     folder.mkdir(exist_ok=True)
     options = PipelineOptions([f"--dask_client_address={address}", *flags])

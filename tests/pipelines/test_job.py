@@ -315,8 +315,8 @@ def test_a_job_file_that_is_no_job(mistake, text, said):
 
 
 def test_a_job_file_that_cannot_be_read(mistake, folder):
-    assert mistake(job="jbo.yaml").startswith("jbo.yaml: cannot read the job file: No such file")
-    assert mistake(job="events").startswith("events: cannot read the job file: Is a directory")
+    assert mistake(job="jbo.yaml").startswith("jbo.yaml: cannot read the job file: not found")
+    assert mistake(job="events").startswith("events: cannot read the job file: it is a folder")
     Path("job.yaml").write_bytes(b"name: caf\xe9\n")
     assert mistake() == "job.yaml: the job file is not UTF-8 text"
 

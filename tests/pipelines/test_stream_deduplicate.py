@@ -213,6 +213,7 @@ def test_keys_that_dead_attempts_left_are_garbage(tmp_path, capsys):
             [
                 *("--until=", "--streaming", "--deduplicate=committed", "--horizon="),
                 *("--input=kafka://127.0.0.1:1/clicks", "--runner=PrismRunner"),
+                f"--prism_location={sys.executable}",  # never run: the job is refused before
             ],
             "no end at which all its records could be compared: say deduplicate: horizon",
         ),

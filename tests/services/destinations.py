@@ -93,8 +93,14 @@ class Known:
             NoServer: it does not start.
         """
         with self._module.running() as peer, pytest.MonkeyPatch.context() as patch:
-            for name, value in peer.environment.items():
-                patch.setenv(name, value)
+            reach(peer, patch)
+            yield peer
+
+    @contextmanager
+    def apart_or_skip(self) -> Iterator[Any]:
+        """Its service, which is reached with :func:`reach`: while it is not, tests of others have
+        nothing to do with it. Where it cannot be had, tests are skipped and say why."""
+        with or_skip(self.service, self.why_not, self._module.running) as peer:
             yield peer
 
     @contextmanager
@@ -106,6 +112,12 @@ class Known:
     @property
     def _module(self) -> Any:
         return importlib.import_module(f"{__package__}.{self.service}")
+
+
+def reach(peer: Peer, patch: pytest.MonkeyPatch) -> None:
+    """Let this process and its children reach a service."""
+    for name, value in peer.environment.items():
+        patch.setenv(name, value)
 
 
 _LESS_FILES: Mapping[Law, str] = {
