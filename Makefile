@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CLOUD := .venv-cloud
+# Tests start processes by the hundred: what these import is compiled once.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-cloud quick lint bench bench-sinks bench-peers bench-stream torture clean
+.PHONY: demo test test-cloud quick lint bench bench-sinks bench-peers bench-stream bench-startup torture requirements clean
 
 $(STAMP): setup.py pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "millstream needs Python 3.11 or later")'
@@ -14,10 +16,10 @@ $(STAMP): setup.py pyproject.toml Makefile
 	mkdir -p $(VENV)/rooms && ln -sfn ../.. $(VENV)/rooms/millstream
 	touch $@
 
-# With Google's clients installed it takes twice as long to import Beam: they have a venv apart.
+# With Google's clients, or pandas, installed it takes far longer to import Beam: a venv apart.
 $(CLOUD)/.installed: setup.py pyproject.toml Makefile
 	test -x $(CLOUD)/bin/python || $(PYTHON) -m venv $(CLOUD)
-	$(CLOUD)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,gcp,s3,emulators]'
+	$(CLOUD)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,gcp,s3,yaml,emulators]'
 	touch $@
 
 demo: $(STAMP)
@@ -27,6 +29,8 @@ test: $(STAMP)
 	-$(BIN)/python -m tests.services.prism
 	-$(BIN)/python -m tests.services.kafka
 	-$(BIN)/python -m tests.services.registry
+	-$(BIN)/python -m tests.services.flink
+	-$(BIN)/python -m tests.services.datacontract
 	$(BIN)/python -m pytest -m 'not cloud' tests
 	$(MAKE) --no-print-directory test-cloud
 
@@ -45,11 +49,20 @@ lint: $(STAMP)
 	$(BIN)/pyright
 
 bench: $(STAMP)
+	-$(BIN)/python -m tests.services.prism
 	$(BIN)/python benchmarks/run.py $(BENCH)
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/letters.py
+	$(BIN)/python benchmarks/replay.py
+	$(BIN)/python benchmarks/quality.py
 
 bench-sinks: $(STAMP)
 	-$(BIN)/python -m tests.services.kafka
 	$(BIN)/python benchmarks/sinks.py $(BENCH)
+
+bench-startup: $(STAMP)
+	-$(BIN)/python -m tests.services.prism
+	$(BIN)/python benchmarks/startup.py $(BENCH)
 
 torture: $(STAMP)
 	$(BIN)/python -m tests.torture $(DESTINATIONS)
@@ -61,6 +74,14 @@ bench-stream: $(STAMP)
 	-$(BIN)/python -m tests.services.prism
 	-$(BIN)/python -m tests.services.kafka
 	$(BIN)/python benchmarks/stream.py $(BENCH)
+
+# What the image holds, to the hash: to be made anew where setup.py has changed.
+requirements: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile setup.py \
+		$(foreach extra,avro delta encrypt gcp iceberg import kafka lookup postgresql s3 sql,--extra $(extra)) \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
+		--no-header --no-annotate --quiet --upgrade --output-file templates/image/requirements.txt
 
 clean:
 	rm -rf $(VENV) $(CLOUD) build dist *.egg-info demo
