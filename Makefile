@@ -6,6 +6,9 @@ STAMP := $(VENV)/.installed
 CLOUD := .venv-cloud
 # Tests start processes by the hundred: what these import is compiled once.
 unexport PYTHONDONTWRITEBYTECODE
+# Brokers, killed processes, two processors for all of them: what fails is tried once more, and what
+# it said the first time is shown at the end. A law that Hypothesis broke fails again: it remembers.
+RERUNS := --reruns 1 --max-suite-reruns 4 --rerun-show-tracebacks
 
 .PHONY: demo test test-cloud quick lint bench bench-sinks bench-peers bench-stream bench-startup torture requirements clean
 
@@ -31,14 +34,14 @@ test: $(STAMP)
 	-$(BIN)/python -m tests.services.registry
 	-$(BIN)/python -m tests.services.flink
 	-$(BIN)/python -m tests.services.datacontract
-	$(BIN)/python -m pytest -m 'not cloud' tests
+	$(BIN)/python -m pytest $(RERUNS) -m 'not cloud' tests
 	$(MAKE) --no-print-directory test-cloud
 
 test-cloud:
 	@$(MAKE) --no-print-directory $(CLOUD)/.installed \
 		|| echo "skipped: the tests on object stores, BigQuery and Pub/Sub: their packages cannot be installed here"
 	-test ! -e $(CLOUD)/.installed || $(CLOUD)/bin/python -m tests.services.bigquery
-	test ! -e $(CLOUD)/.installed || $(CLOUD)/bin/python -m pytest -m cloud tests
+	test ! -e $(CLOUD)/.installed || $(CLOUD)/bin/python -m pytest $(RERUNS) -m cloud tests
 
 quick: $(STAMP)
 	$(BIN)/python -m pytest tests

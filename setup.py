@@ -67,6 +67,7 @@ setup(
         "lookup": ["cachetools>=5.3", "pyrate-limiter>=4.1"],
         "dev": [
             "pytest>=8",
+            "pytest-rerunfailures>=16.7",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.5",
             "hypothesis>=6.100",

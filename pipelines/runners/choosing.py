@@ -261,15 +261,21 @@ def root_message(error: BaseException) -> str:
     cause = error
     if _SECOND in str(error) and _raised:  # what the runner heard of next, not first
         cause = _raised[0]
-    while cause.__cause__ is not None:
+    # What an error of ours has as its cause it has told in its own words.
+    while cause.__cause__ is not None and not _is_ours(cause):
         cause = cause.__cause__
     text = str(cause).strip() or type(cause).__name__
-    where = _WHILE.search(text)
-    text = _WHILE.sub("", text)
     lines = [line for line in text.splitlines() if line.strip()]
     if "Traceback (most recent call last)" in text:
-        # a worker's report: its last line that is no frame names the exception
-        lines = [line for line in lines if not line.startswith((" ", "Traceback"))][-1:]
-        lines = [_OUR_ERROR.sub("", line) for line in lines]
+        # a worker's report: its last line that is no frame names the exception, if none is ours
+        named = [line for line in lines if not line.startswith((" ", "Traceback"))]
+        ours = [line for line in named if _OUR_ERROR.match(line)]
+        lines = [_OUR_ERROR.sub("", line) for line in (ours or named)[-1:]]
     message = "\n".join(lines) or type(cause).__name__
+    where = _WHILE.search(message)
+    message = _WHILE.sub("", message)
     return f"{message} (in step {where[1]})" if where else message
+
+
+def _is_ours(error: BaseException) -> bool:
+    return type(error).__module__.startswith("millstream.")

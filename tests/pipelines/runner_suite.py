@@ -178,8 +178,10 @@ class RunnerSuite:
         assert done.code == exit_codes.FAILED
         # Beam's workers log what they like; what failed is the one line that is ours.
         (ours,) = [line for line in done.err.splitlines() if "the run failed" in line]
-        assert ours.startswith(f"millstream: the run failed: cannot write {tmp_path}/file/below/")
-        assert "a part of the path is a file, not a folder (in step " in ours
+        assert ours.startswith(
+            f"millstream: the run failed: cannot write {tmp_path}/file/below/"
+        ), done.err
+        assert "a part of the path is a file, not a folder (in step " in ours, done.err
         assert folder.visible() == []
 
     def test_a_stream_is_killed_and_goes_on(self, flags, tmp_path):

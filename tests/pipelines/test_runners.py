@@ -18,7 +18,14 @@ from collections.abc import Iterator
 import psutil
 import pytest
 from millstream.pipelines import exit_codes
-from millstream.pipelines.runners import for_streams, quiet_beam, root_message, works_here
+from millstream.pipelines.runners import (
+    choosing,
+    for_streams,
+    quiet_beam,
+    root_message,
+    works_here,
+)
+from millstream.transforms.storage import StorageError
 
 from tests.pipelines.clicks import JobFolder
 from tests.pipelines.runner_suite import RunnerSuite, alone, clicks, day, whole
@@ -152,11 +159,43 @@ def test_what_runners_need_for_a_stream(flags, added):
     assert for_streams(flags) == [*flags, *added]
 
 
-def test_what_a_worker_says_second_hides_nothing():
+SECOND = "Bundle processing associated with i3 has failed. Check prior failing response"
+ELSEWHERE = f"""split[i3] error from SDK: RuntimeError: Original Exception: StorageError: no
+Traceback (most recent call last):
+  File "worker.py", line 1, in run
+OSError: [Errno 20] Not a directory
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "worker.py", line 2, in run
+millstream.transforms.storage.StorageError: cannot write f [while running 'Step']
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+RuntimeError: {SECOND} and attached exception for details."""
+
+
+@pytest.mark.parametrize("message", [SECOND, ELSEWHERE])
+@pytest.mark.parametrize("cause", [None, NotADirectoryError(20, "Not a directory")])
+def test_what_a_worker_says_second_hides_nothing(message, cause):
+    """Nor what an error of ours has as its cause: the error has told it already."""
     quiet_beam()
     try:
-        raise ValueError("what went wrong [while running 'Step']")
-    except ValueError as error:
+        raise StorageError("cannot write f [while running 'Step']", "f") from cause
+    except StorageError as error:
         logging.getLogger("apache_beam.runners.common").exception(error)
-    second = "Bundle processing associated with i3 has failed. Check prior failing response"
-    assert root_message(RuntimeError(second)) == "what went wrong (in step Step)"
+    assert root_message(RuntimeError(message)) == "cannot write f (in step Step)"
+
+
+def test_what_a_worker_elsewhere_says_last_hides_nothing(monkeypatch):
+    """Another process raised it: there is nothing but the text."""
+    monkeypatch.setattr(choosing, "_raised", [])
+    assert root_message(RuntimeError(ELSEWHERE)) == "cannot write f (in step Step)"
+
+
+def test_the_cause_of_an_error_that_is_not_ours_is_told():
+    error = RuntimeError("the worker failed")
+    error.__cause__ = ValueError("no such step")
+    assert root_message(error) == "no such step"

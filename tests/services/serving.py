@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeVar
 
 _Peer = TypeVar("_Peer")
 
 _START_SECONDS = 120
 _END_SECONDS = 10
+_PORTS = range(15_000, 32_000)
+_given: set[int] = set()
 
 
 class NoServer(Exception):
@@ -21,10 +24,18 @@ class NoServer(Exception):
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on just now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """A port of 127.0.0.1 that nobody listens on, given once only.
+
+    It lies below those that systems give to whoever connects: until the server takes it, one of
+    these would be anybody's.
+    """
+    while True:
+        port = random.choice(_PORTS)
+        with socket.socket() as found, suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 @contextmanager
