@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..transforms.dead_letters import Origin
     from ..transforms.intervals.chain import Chain
+    from ..transforms.read.bare_avro import BareAvroMessages
     from ..transforms.read.kinesis.inputs import KinesisInput
     from ..transforms.read.kinesis.stream import KinesisStream
     from ..transforms.read.pubsub.inputs import PubsubInput
@@ -133,18 +134,29 @@ class _Reads:
         return read_stream(pipeline, run, self.stream, decodes(run, origin, self._decoder(run)))
 
     def _decoder(self, run: Run) -> DecoderOf | None:
-        from ..transforms.read.bare_avro import bare_avro
-        from ..transforms.read.errors import SourceError
         from ..transforms.read.kinesis.inputs import KinesisInput
         from ..transforms.read.kinesis.messages import KinesisMessages
 
-        input, unknown = self.stream.input, run.job.unknown_mode
-        inner = None
-        if input.format == "avro":
-            try:
-                inner = bare_avro(input.schema, run.contract, unknown)
-            except SourceError as error:
-                raise self.places.error(("input",), str(error)) from None
-        if isinstance(input, KinesisInput):
-            return KinesisMessages(run.contract, unknown, inner)
+        inner = bare_decoder(self.stream.input, run, self.places)
+        if isinstance(self.stream.input, KinesisInput):
+            return KinesisMessages(run.contract, run.job.unknown_mode, inner)
         return inner
+
+
+def bare_decoder(
+    input: PubsubInput | KinesisInput, run: Run, places: Places
+) -> BareAvroMessages | None:
+    """The decoding of single messages, if they are not JSON.
+
+    Raises:
+        JobError: the schema cannot be had.
+    """
+    if input.format != "avro":
+        return None
+    from ..transforms.read.bare_avro import bare_avro
+    from ..transforms.read.errors import SourceError
+
+    try:
+        return bare_avro(input.schema, run.contract, run.job.unknown_mode)
+    except SourceError as error:
+        raise places.error(("input",), str(error)) from None

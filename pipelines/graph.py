@@ -36,6 +36,7 @@ from ..transforms.write.formats import BRIEF
 from ..transforms.write.manifests import PRIVATE
 from ..transforms.write.stage import Stage
 from .job import Job
+from .reading import SELF_DESCRIBED, file_reader
 
 if TYPE_CHECKING:
     from ..transforms.drift.watch import Watch
@@ -239,6 +240,7 @@ class _Flow:
 
     def __init__(self, run: Run) -> None:
         self.facts: list[Any] = []
+        self._job = run.job
         self._endless = run.is_endless
         self._keys = run.job.encrypt_dead_letters
         self._outputs = {output.name: output for output in run.outputs}
@@ -273,15 +275,32 @@ class _Flow:
             self.facts.append(letters | f"NoticeDriftOf{stage}" >> notice)
         if self.gate is not None:
             letters = self._judged(self.gate, stage, letters)
+        letters = self._described(letters, stage)
         output = DEAD_LETTERS
         if self._replay:
-            letters, failed = self._replay.attempts(letters, stage)
+            letters, failed = self._replay.attempts(letters, stage, self._keys or "")
             self.facts.append(failed)
             if late_for:
                 letters, tallies = self._replay.still_late(letters, stage, late_for)
                 self.facts.append(tallies)
                 output = LATE
         self.stage(letters, f"StageDeadLettersOf{stage}", output)
+
+    def late(self, letters: Any, aggregate: str) -> None:
+        """Stage records that are late for an aggregate."""
+        letters = self._described(letters, f"Late_{aggregate}")
+        self.stage(letters, f"StageLate_{aggregate}", LATE)
+
+    def _described(self, letters: Any, stage: str) -> Any:
+        """Letters that can be read again though their file be gone. Those of a replay take that
+        over from the letters before."""
+        is_read_here = stage in ("Read", "Parse")
+        if self._replay or is_read_here or self._job.format not in SELF_DESCRIBED:
+            return letters
+        from ..transforms.read.described import Describe
+
+        reader = file_reader(self._job, self._contract)
+        return letters | f"DescribeLettersOf{stage}" >> Describe(reader)
 
     def _judged(self, gate: Gate, stage: str, letters: Any) -> Any:
         """Count a stage's dead letters: those of steps are of records that keep the contract."""
@@ -541,7 +560,7 @@ def _accumulate(records: Any, spec: AggregateSpec, going: GoesOn, run: Run, flow
         )
         outputs[LATE].element_type = pa.RecordBatch
         flow.facts.append(outputs[FACTS])
-        flow.stage(outputs[LATE], f"StageLate_{spec.name}", LATE)
+        flow.late(outputs[LATE], spec.name)
         return
     into = Accumulate(
         spec,
@@ -552,5 +571,5 @@ def _accumulate(records: Any, spec: AggregateSpec, going: GoesOn, run: Run, flow
     )
     accumulated = records | f"Accumulate_{spec.name}" >> into
     flow.facts.append(accumulated.facts)
-    flow.stage(accumulated.late, f"StageLate_{spec.name}", LATE)
+    flow.late(accumulated.late, spec.name)
     flow.stage(accumulated.states, f"StageStates_{spec.name}", spec.name, part="states")

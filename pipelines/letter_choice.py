@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..transforms.plan import InputFile
 from .logs import WARNING, say
+from .reading import SELF_DESCRIBED, file_reader
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
     from ..transforms.letters import Letters, Where
+    from ..transforms.read.described import Described
     from .graph import Run
 
 _NO_BYTES = "their bytes are not held"
@@ -33,7 +35,6 @@ class LetterChoice:
         self._marks = Marks(run.store.home)
         self._job = run.job
         self._contract = run.contract
-        self._said: dict[str, list[dict[str, str]] | None] = {}
         self._left: Counter[str] = Counter()
         variable = run.job.encrypt_dead_letters
         self._keys = keys_of(variable) if variable else None
@@ -83,7 +84,7 @@ class LetterChoice:
         from ..transforms.encryption import ENCRYPTION
 
         doubtful = _saying(letters, ENCRYPTION)
-        if self._job.format in ("csv", "avro"):
+        if self._job.format in SELF_DESCRIBED:
             doubtful |= ~_saying(letters, "format")
         if not doubtful.any():
             return letters
@@ -96,13 +97,14 @@ class LetterChoice:
         if why_not := self._sealed(row):
             self._left[why_not] += 1
             return False
-        if self._job.format not in ("csv", "avro") or self._says(row["attributes"]):
+        if self._job.format not in SELF_DESCRIBED or self._says(row["attributes"]):
             return True
-        said = self._said_by(row["source"])
+        said = self._described[row["source"]]
         if said is None:
             self._left[_NO_HEADER] += 1
             return False
-        row["attributes"] = [*(row["attributes"] or ()), *said]
+        own = ({"key": key, "value": value} for key, value in said.items())
+        row["attributes"] = [*(row["attributes"] or ()), *own]
         return True
 
     def _sealed(self, row: dict[str, Any]) -> str:
@@ -117,24 +119,11 @@ class LetterChoice:
     def _says(self, attributes: Sequence[dict[str, str]] | None) -> bool:
         return any(pair["key"] == "format" for pair in attributes or ())
 
-    def _said_by(self, source: str) -> list[dict[str, str]] | None:
-        """What a file says of how its records are read."""
-        if source not in self._said:
-            try:
-                said = self._reader().attributes(_whole(source))
-                self._said[source] = [{"key": k, "value": v} for k, v in said.items()]
-            except (OSError, ValueError, IndexError):  # gone, or another file by now
-                self._said[source] = None
-        return self._said[source]
+    @cached_property
+    def _described(self) -> Described:
+        from ..transforms.read.described import Described
 
-    def _reader(self) -> Any:
-        if self._job.format == "csv":
-            from ..transforms.read.csv import CsvReader
-
-            return CsvReader(self._contract, self._job.csv, compression=self._job.compression)
-        from ..transforms.read.avro import AvroReader
-
-        return AvroReader(self._contract)
+        return Described(file_reader(self._job, self._contract))
 
 
 def _saying(letters: pa.Table, name: str) -> np.ndarray:
@@ -164,11 +153,3 @@ def _first_of_each(letters: pa.Table, seen: set[tuple[str, str]]) -> pa.Table:
         is_new.append(named not in seen)
         seen.add(named)
     return letters if all(is_new) else letters.filter(pa.array(is_new, pa.bool_()))
-
-
-def _whole(source: str) -> Any:
-    from ..transforms.read.files import FileRange, match_files
-
-    (file,) = match_files([source])
-    assert isinstance(file, InputFile)
-    return FileRange(file, 0, None)

@@ -1,4 +1,4 @@
-"""Reading a stream in a run's pipeline, of whatever kind it is."""
+"""Reading in a run's pipeline: a stream, of whatever kind it is; what files say of themselves."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import apache_beam as beam
 
+    from ..schemas.contract import Contract
     from ..transforms.dead_letters import Origin
+    from ..transforms.read.records import RecordReader
     from ..transforms.read.streams.reading import DecoderOf, Decodes
     from ..transforms.read.streams.source import StreamSource
     from ..transforms.stage_result import StageResult
     from .graph import Run
+    from .job import Job
+
+SELF_DESCRIBED = ("csv", "avro")
+"""Formats whose records can be read only by what their file says."""
 
 
 def read_stream(
@@ -54,3 +60,14 @@ def decodes(run: Run, origin: Origin, decoder: DecoderOf | None = None) -> Decod
         decoder=decoder,
         repair=run.repair,
     )
+
+
+def file_reader(job: Job, contract: Contract) -> RecordReader:
+    """What reads files of a job whose format is of :data:`SELF_DESCRIBED`."""
+    if job.format == "csv":
+        from ..transforms.read.csv import CsvReader
+
+        return CsvReader(contract, job.csv, compression=job.compression)
+    from ..transforms.read.avro import AvroReader
+
+    return AvroReader(contract)

@@ -73,14 +73,18 @@ class Replaying:
         )
         return pipeline | f"Read{late_for}" >> read
 
-    def attempts(self, letters: Any, stage: str) -> tuple[Any, Any]:
-        """Letters of a stage as further attempts, and which have failed again."""
+    def attempts(self, letters: Any, stage: str, keys: str) -> tuple[Any, Any]:
+        """Letters of a stage as further attempts, and which have failed again.
+
+        Args:
+            keys: the environment variable with the keys of letters that are encrypted.
+        """
         import apache_beam as beam
         import pyarrow as pa
 
         from ..transforms.replay.reading import FAILED, NextAttempt
 
-        numbered = beam.ParDo(NextAttempt(self.letters)).with_outputs(FAILED, main="letters")
+        numbered = beam.ParDo(NextAttempt(self.letters, keys)).with_outputs(FAILED, main="letters")
         outputs = letters | f"NextAttempt{stage}" >> numbered
         outputs["letters"].element_type = pa.RecordBatch
         return outputs["letters"], outputs[FAILED]
@@ -256,7 +260,9 @@ def _replay(
     run = replace(run, plan=msgspec.structs.replace(run.plan, inputs=(), settings=settings))
     run = _going_on(run, prepared) if prepared.triggers else _begun(run)
     aggregates = _open_aggregates(run, prepared.triggers or {})
-    decoders = Decoders(run.contract, run.job.unknown_fields, _decoder(run), run.repair)
+    decoders = Decoders(
+        run.contract, run.job.unknown_fields, _decoder(run, prepared.places), run.repair
+    )
     taken = () if run.goes_on else _taken(run, prepared.places)
     logs.of_run(run.token.run_id)
     say(f"replaying {frozen.rows:,} dead letters")
@@ -268,14 +274,26 @@ def _replay(
             storage.delete_folder(folder)
 
 
-def _decoder(run: Run) -> DecoderOf | None:
+def _decoder(run: Run, places: Places) -> DecoderOf | None:
     """The decoding of letters that say nothing of how they are read, if it is not JSON."""
-    if run.job.stream is None or not run.job.stream.startswith("kafka:"):
-        return None
-    from ..transforms.read.kafka.inputs import parse_input
-    from .streams import kafka_decoder
+    uri = run.job.stream or ""
+    match uri.partition(":")[0]:
+        case "kafka":
+            from ..transforms.read.kafka.inputs import parse_input
+            from .streams import kafka_decoder
 
-    return kafka_decoder(parse_input(run.job.stream), run)
+            return kafka_decoder(parse_input(uri), run)
+        case "pubsub":
+            from ..transforms.read.pubsub.inputs import parse_input as parse_subscription
+            from .cloud_streams import bare_decoder
+
+            return bare_decoder(parse_subscription(uri), run, places)
+        case "kinesis":
+            from ..transforms.read.kinesis.inputs import parse_input as parse_shards
+            from .cloud_streams import bare_decoder
+
+            return bare_decoder(parse_shards(uri), run, places)
+    return None
 
 
 def _open_aggregates(run: Run, triggers: Mapping[str, Trigger]) -> tuple[OpenAggregate, ...]:

@@ -9,7 +9,9 @@ fields is not said of them, and who may not read a payload may not read them eit
 encrypts payloads, they are encrypted too: see :mod:`.encryption`.
 
 Dead letters of later stages (a step, a destination that refuses, a record that is late) have none
-of that: it does not travel with records. Their source and position find the message again.
+of what a message carried: it does not travel with records. Their source and position find the
+message again. What a file says of how it is read they get from the file (:mod:`.read.described`),
+those of a destination when they are replayed. What fails again in a replay keeps what it had.
 """
 
 from __future__ import annotations

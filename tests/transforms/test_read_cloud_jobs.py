@@ -4,6 +4,8 @@ any moment, live on Prism, add up to what one batch over all the events gives.""
 from __future__ import annotations
 
 import datetime as dt
+import io
+import json
 import os
 import random
 import re
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import fastavro
 import pytest
 
 from tests.pipelines.clicks import JobFolder, judge, page_views
@@ -175,6 +178,37 @@ def test_dead_letters_have_what_messages_carry(job):
         assert len(carried.pop("kinesis.sequence_number")) == 56
         assert carried == {"kinesis.partition_key": "user 1"}
     assert abs(dt.datetime.fromisoformat(at).timestamp() - time.time()) < 600
+
+
+def test_messages_in_avro_are_replayed_as_avro(job, tmp_path):
+    """Of what a step refused, nothing but the job says how it is read."""
+    names = ["event_id", "user_id", "event_type", "page"]
+    fields: list[dict[str, Any]] = [{"name": name, "type": "string"} for name in names]
+    fields.append({"name": "ts", "type": {"type": "long", "logicalType": "timestamp-micros"}})
+    schema = {"type": "record", "name": "Click", "fields": fields}
+    (tmp_path / "click.avsc").write_text(json.dumps(schema))
+    text = Path(job.folder.job).read_text("utf-8")
+    uri = re.search(r"input: (.*)", text)[1]  # type: ignore[index]
+    query = f"{'&' if '?' in uri else '?'}format=avro&schema={tmp_path}/click.avsc"
+    text = text.replace(uri, uri + query) + "steps:\n- sql: SELECT *, {} AS n FROM records\n"
+    Path(job.folder.job).write_text(text.replace("{}", "CAST(page AS INTEGER)"))
+    at = dt.datetime(2026, 11, 29, tzinfo=dt.UTC)
+    said = {"user_id": "u1", "event_type": "view", "page": "/a", "ts": at}
+    for n in range(5):
+        out = io.BytesIO()
+        event = {**said, "event_id": f"00000000-0000-4000-8000-00000000000{n}"}
+        fastavro.schemaless_writer(out, fastavro.parse_schema(schema), event)
+        job.peer_sends(out.getvalue(), f"key {n}")
+    assert job.run() == exit_codes.OK
+    assert job.folder.table() == []
+    # Whatever fails again is read by the job, and not as JSON.
+    assert main(["dead-letters", "replay", "--job", job.folder.job]) == exit_codes.OK
+    assert {tuple(letter["codes"]) for letter in job.folder.table("dead_letters", "jsonl")} == {
+        ("STEP",)
+    }
+    Path(job.folder.job).write_text(text.replace("{}", "length(page)"))
+    assert main(["dead-letters", "replay", "--job", job.folder.job]) == exit_codes.OK
+    assert [row["n"] for row in job.folder.table()] == [2] * 5
 
 
 def test_on_dataflow_a_subscription_is_read_by_our_own_source(peers, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -64,14 +64,15 @@ def freeze(batches: Iterable[pa.RecordBatch], folder: str) -> FrozenLetters:
     return FrozenLetters(tuple(files), digest)
 
 
-def read_frozen(path: str) -> pa.Table:
-    """The letters of a file.
+def read_frozen(path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The letters of a file: all columns, or these.
 
     Raises:
         StorageError: it cannot be read.
     """
+    names = list(columns) if columns else None
     with storage.named(path, "read"), storage.open_read(path) as file:
-        return pq.read_table(file, schema=FROZEN, use_threads=False)
+        return pq.read_table(file, columns=names, schema=FROZEN, use_threads=False)
 
 
 def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

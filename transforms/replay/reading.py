@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -16,7 +17,8 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP
 
 from ...schemas.arrow import PAYLOAD, PAYLOADS, WATERMARK_FIELD
 from ..coder import RecordBatchCoder  # registers it  # noqa: F401
-from ..dead_letters import Origin
+from ..dead_letters import Origin, with_attributes
+from ..encryption import Pairs, decrypted_payloads, is_encrypted, keys_of, opened
 from ..parse import with_identity
 from ..stage_result import StageResult
 from ..tallies import DEAD_LETTERS, TALLIES, Tally, count_sources
@@ -125,14 +127,19 @@ class NextAttempt(beam.DoFn):
     """Dead letters of a replay as what they are: a further attempt of letters that were there.
 
     Batches of dead letters → the same, with ``attempt`` and ``replay_of`` (the run that wrote the
-    letter which was replayed); beside them which these are.
+    letter which was replayed), and with attributes that the letter before had; beside them which
+    these are.
+
+    Args:
+        keys: the environment variable, of the worker, with the keys of letters that are encrypted.
     """
 
-    def __init__(self, letters: FrozenLetters) -> None:
+    def __init__(self, letters: FrozenLetters, keys: str = "") -> None:
         self._paths = letters.paths
+        self._keys = keys
 
     def setup(self) -> None:
-        self._known = KnownLetters(self._paths)
+        self._known = KnownLetters(self._paths, self._keys)
 
     def process(self, batch: pa.RecordBatch) -> Iterator[Any]:
         yield self._known.next_attempt(batch)
@@ -159,19 +166,31 @@ class StillLate(beam.DoFn):
 
 
 class KnownLetters:
-    """Which letters a replay reads, and which attempts they are."""
+    """Which letters a replay reads, and which attempts they are.
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    Args:
+        keys: the environment variable with the keys of letters that are encrypted.
+    """
+
+    def __init__(self, paths: Sequence[str], keys: str = "") -> None:
         columns = ["id", "attempt", "run_id"]
-        tables = [read_frozen(path).select(columns) for path in paths]
+        tables = [read_frozen(path, columns) for path in paths]
         self._letters = pa.concat_tables(tables).combine_chunks()
+        self._paths = paths
+        self._ends = np.cumsum([len(table) for table in tables])
+        self._keys = keys
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         attempts = pc.fill_null(self._letters["attempt"], 0)
         return zip(self._letters["id"].to_pylist(), attempts.to_pylist(), strict=True)
 
     def next_attempt(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Dead letters with the numbers of their attempts, and whose they were before."""
+        """Dead letters with the numbers of their attempts, whose they were before, and what was
+        known of them and is not said any more: what their messages carried, how they are read.
+
+        Raises:
+            EncryptionError: a letter before was encrypted, and its key is missing.
+        """
         rows = pc.index_in(batch.column("id"), self._letters["id"])
         attempts = pc.add(pc.fill_null(self._letters["attempt"], 0).take(rows), 1)
         runs = self._letters["run_id"].take(rows)
@@ -180,7 +199,38 @@ class KnownLetters:
             field = batch.schema.field(name)
             column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
             batch = batch.set_column(place, field, column.cast(field.type))
-        return batch
+        known = self._attributes(rows.to_numpy())
+        said = batch.column("attributes").to_pylist()
+        more = [self._carried(*pairs) for pairs in zip(known, said, strict=True)]
+        return with_attributes(batch, more) if any(more) else batch
+
+    def _attributes(self, rows: np.ndarray) -> list[Pairs | None]:
+        """What letters say of themselves; of one file at a time, since it can be long."""
+        found: list[Pairs | None] = [None] * len(rows)
+        files = np.searchsorted(self._ends, rows, "right")
+        for file in np.unique(files).tolist():
+            places = np.flatnonzero(files == file)
+            column = _attributes_of(self._paths[file])
+            first = int(self._ends[file]) - len(column)
+            for place, row in zip(places.tolist(), (rows[places] - first).tolist(), strict=True):
+                found[place] = column[row].as_py()
+        return found
+
+    def _carried(self, known: Pairs | None, said: Pairs | None) -> list[tuple[str, str | None]]:
+        """What a letter takes over from the one before."""
+        known = known or ()
+        if is_encrypted(said) or (is_encrypted(known) and not self._keys):
+            known = [pair for pair in known if pair["key"] in SAYING]
+        elif is_encrypted(known):
+            known = opened(known, keys_of(self._keys)) or ()
+        # Which aggregate a record was late for is said where it is late again.
+        held = {"aggregate", *(pair["key"] for pair in said or ())}
+        return [(pair["key"], pair["value"]) for pair in known if pair["key"] not in held]
+
+
+@lru_cache(maxsize=2)
+def _attributes_of(path: str) -> pa.ChunkedArray:
+    return read_frozen(path, ["attributes"])["attributes"]
 
 
 def _late_for(letters: pa.Table, aggregate: str) -> list[bool]:
@@ -226,8 +276,6 @@ def _payloads(letters: pa.Table, keys: str = "") -> Iterator[pa.RecordBatch]:
 
 
 def _opened(batch: pa.RecordBatch, attributes: pa.Array, keys: str) -> pa.RecordBatch:
-    from ..encryption import decrypted_payloads, keys_of
-
     payloads = decrypted_payloads(batch.column(PAYLOAD), attributes, keys_of(keys))
     return batch.set_column(batch.schema.get_field_index(PAYLOAD), PAYLOAD, payloads)
 
