@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -11,15 +12,20 @@ import uuid
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from packaging.requirements import Requirement
 
-from . import job_secrets, runners
+from ..transforms import storage
+from ..transforms.plan import PlanError
+from ..transforms.storage import StorageError
+from . import job_secrets, launch, runners
 from .job import Job, JobError, Places, check_going_on, load_job
-from .runners import dataflow, prism
+from .runners import dataflow, flink, job_server, prism
 
 if TYPE_CHECKING:
+    from ..transforms.write.destination import Output
     from .graph import Run
 
 State = Literal["ok", "note", "problem"]
@@ -46,21 +52,39 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def examine(
-    job_file: str | None, flags: Mapping[str, Any], beam_flags: list[str]
+    job_file: str | None,
+    flags: Mapping[str, Any],
+    beam_flags: list[str],
+    *,
+    no_wait: bool = False,
 ) -> Iterator[Finding]:
     """Look at everything that a run with these arguments needs.
 
     Without a job file and without flags of a job only the machine and the runner are looked at.
+
+    Args:
+        no_wait: the job is to be handed over, and left alone.
 
     Raises:
         JobError: a flag cannot be used.
     """
     yield python()
     yield from packages()
-    runners.refuse_unknown(beam_flags, ["--job", "--json"])
-    yield from runner(beam_flags)
+    runners.refuse_unknown(beam_flags, ["--json", *launch.job_flag_names()])
+    follows = _follows(job_file, flags, beam_flags)
+    yield from runner(runners.bounded(beam_flags) if follows else beam_flags)
+    if no_wait:
+        yield from _handed_over(beam_flags, follows=follows)
     if job_file or flags:
         yield from _job(job_file, flags, beam_flags)
+
+
+def _follows(job_file: str | None, flags: Mapping[str, Any], beam_flags: list[str]) -> bool:
+    """Whether files that keep arriving are read, by one bounded run after another."""
+    try:
+        return runners.is_streaming(beam_flags) and load_job(job_file, flags)[0].stream is None
+    except JobError:  # which is told later
+        return False
 
 
 # The machine
@@ -128,35 +152,51 @@ def runner(flags: list[str]) -> Iterator[Finding]:
     name = name.rpartition(".")[2]
     if runners.is_prism(chosen):
         yield _prism(chosen)
-    elif name.lower() in _JOB_SERVERS:
+    elif job_server.is_used(chosen):
         yield from _job_server(name, chosen)
     elif name.lower() == "dataflowrunner":
         yield from _dataflow(chosen)
     elif name == "DaskRunner":
-        yield from _address(chosen, "--dask_client_address", "Dask's scheduler")
+        yield _address(chosen, "--dask_client_address", "Dask's scheduler")
     else:
         yield Finding("ok", "runner", name)
 
 
-_JOB_SERVERS = {"portablerunner", "flinkrunner", "sparkrunner"}
+def _handed_over(flags: list[str], *, follows: bool) -> Iterator[Finding]:
+    try:
+        launch.is_unattended(True, runners.chosen(flags), follows=follows)
+    except JobError as error:
+        yield Finding("problem", "runner", str(error))
 
 
 def _prism(flags: list[str]) -> Finding:
+    if runners.taken(flags, "--job_endpoint")[0]:
+        return _address(flags, "--job_endpoint", "Prism")
     try:
         place, _ = runners.taken(prism.located(flags), "--prism_location")
     except JobError as error:
         return Finding("problem", "runner", str(error))
-    return Finding("ok", "runner", f"Prism, {place or 'a server that runs already'}")
+    return Finding("ok", "runner", f"Prism, {place}")
 
 
 def _job_server(name: str, flags: list[str]) -> Iterator[Finding]:
+    kind = job_server.kind_of(flags) or "unknown"
     endpoint, _ = runners.taken(flags, "--job_endpoint")
-    if endpoint and endpoint != "embed":
-        yield from _address(flags, "--job_endpoint", f"{name}: the job server")
+    try:
+        job_server.check_flags(flags, kind)
+        if kind == "flink":
+            flink.check_flags(flags, runners.is_streaming(flags))
+    except JobError as error:
+        yield Finding("problem", "runner", str(error))
     else:
-        yield _java(name)
+        if not endpoint:
+            yield _java(name)
+    if endpoint == "embed":
+        yield Finding("ok", "runner", f"{name}, in this process")
+    elif endpoint:
+        yield _address(flags, "--job_endpoint", f"{name}: the job server")
     if runners.taken(flags, "--environment_type")[0] == "EXTERNAL":
-        yield from _address(flags, "--environment_config", "the workers' pool")
+        yield _address(flags, "--environment_config", "the workers' pool")
 
 
 def _java(name: str) -> Finding:
@@ -165,21 +205,33 @@ def _java(name: str) -> Finding:
         said, advice = "no Java, which its job server runs on", "install a JRE of 11 or later"
         return Finding("problem", name, said, f"{advice}, or name a server: --job_endpoint")
     answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30)
-    return Finding("ok", name, (answer.stderr or answer.stdout).splitlines()[0])
+    said = (answer.stderr or answer.stdout or "it says nothing").splitlines()[0]
+    if answer.returncode:  # a stub that stands where none is installed
+        return Finding("problem", name, f"{java}: {said}", "install a JRE of 11 or later")
+    return Finding("ok", name, said)
 
 
-def _address(flags: list[str], flag: str, what: str) -> Iterator[Finding]:
+def _address(flags: list[str], flag: str, what: str) -> Finding:
     address, _ = runners.taken(flags, flag)
     if not address:
-        yield Finding("problem", what, f"{flag} is not given", f"say {flag}=HOST:PORT")
-        return
-    host, _, port = address.rpartition("://")[2].rpartition(":")
+        return Finding("problem", what, f"{flag} is not given", f"say {flag}=HOST:PORT")
     try:
-        with socket.create_connection((host, int(port)), _ANSWER_SECONDS):
-            yield Finding("ok", what, f"{address} answers")
+        with socket.create_connection(_host_and_port(address), _ANSWER_SECONDS):
+            return Finding("ok", what, f"{address} answers")
     except (OSError, ValueError) as error:
         said = f"{address} does not answer: {error}"
-        yield Finding("problem", what, said, f"start it, or correct {flag}")
+        return Finding("problem", what, said, f"start it, or correct {flag}")
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    try:
+        found = urlsplit(address if "://" in address else f"//{address}")
+        host, port = found.hostname, found.port
+    except ValueError:
+        host = port = None
+    if not host or not port:
+        raise ValueError("expected HOST:PORT")
+    return host, port
 
 
 def _dataflow(flags: list[str]) -> Iterator[Finding]:
@@ -218,18 +270,19 @@ def _job(
     try:
         job, places = load_job(job_file, flags)
         check_going_on(job, streaming, places)
+        # First, since what is no reference may be a secret, and must not be repeated.
+        job_secrets.fetch(job, places)
         if dataflow.is_used(beam_flags):
             from .runners.dataflow_reach import check_job
 
             check_job(job, beam_flags, streaming, places)
         yield Finding("ok", "job", f"{job.name}, {job_file or 'by flags'}")
         if job.secrets:
-            job_secrets.fetch(job, places)
             yield Finding("ok", "secrets", ", ".join(job.secrets))
         if any(path.startswith("gs://") for path in _places(job)):
             yield _google()
         yield from _prepared(job, streaming, places)
-    except JobError as error:
+    except (JobError, PlanError, StorageError) as error:
         yield Finding("problem", "job", str(error))
 
 
@@ -243,6 +296,8 @@ def _prepared(job: Job, streaming: bool, places: Places) -> Iterator[Finding]:
         input_format,
         job_aggregates,
         job_contract,
+        job_duration,
+        job_horizon,
         job_inputs,
         job_steps,
         job_triggers,
@@ -263,19 +318,42 @@ def _prepared(job: Job, streaming: bool, places: Places) -> Iterator[Finding]:
     job = msgspec.structs.replace(job, format=input_format(job, inputs, places))
     steps = job_steps(job, contract, places)
     aggregates = tuple(job_aggregates(job, steps.contract, places))
-    triggers = job_triggers(job, aggregates, goes_on, places) if goes_on else None
-    run = prepare(job, contract, steps, aggregates, inputs, places, triggers)
+    triggers = job_triggers(job, aggregates, goes_on, places)
+    if goes_on:
+        job_duration(job, "disorder", places)
+        job_horizon(job, contract, places)
+    if streaming:
+        job_duration(job, "idle", places)
+    given = triggers if goes_on else None
+    run = prepare(job, contract, steps, aggregates, inputs, places, given)
     for output in (*run.outputs, run.ledger):
-        yield Finding("ok", "output", f"{output.name}: {output.uri}")
+        yield _output(output, run.store.home)
     yield from _state(run)
     if job.stream is not None:
         yield _of_stream(run, job.stream, streaming, places)
 
 
+def _output(output: Output, state: str) -> Finding:
+    """Whether an output can be written, as far as that is seen of a folder on this machine."""
+    from ..transforms.write.files import FilesDestination
+
+    what, to = f"{output.name}: {output.uri}", output.destination
+    if not isinstance(to, FilesDestination) or storage.is_remote(to.home) or to.home == state:
+        return Finding("ok", "output", what)
+    place = to.home
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        said = f"{what}: {place} is a file, not a folder"
+        return Finding("problem", "output", said, "choose another folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        advice = "give the account the right to write there"
+        return Finding("problem", "output", f"{what}: {place} cannot be written", advice)
+    return Finding("ok", "output", what)
+
+
 def _state(run: Run) -> Iterator[Finding]:
     """Whether the state folder can be written, and what its clock says."""
-    from ..transforms import storage
-    from ..transforms.storage import StorageError
     from ..transforms.write.manifests import PRIVATE
 
     home = run.store.home

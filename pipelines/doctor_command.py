@@ -23,6 +23,9 @@ def add_parser(subparsers: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="findings as JSON lines")
+    parser.add_argument(
+        "--no_wait", action="store_true", help="whether a service can be left alone with the job"
+    )
     add_ingest(parser)
 
 
@@ -37,7 +40,8 @@ def run(arguments: argparse.Namespace, beam_flags: list[str]) -> int:
     from . import doctor
 
     findings = []
-    for finding in doctor.examine(arguments.job, job_flags(arguments), beam_flags):
+    given = (arguments.job, job_flags(arguments), beam_flags)
+    for finding in doctor.examine(*given, no_wait=arguments.no_wait):
         findings.append(finding)
         if arguments.json:
             print(msgspec.json.encode(finding).decode())

@@ -20,9 +20,9 @@ _RECORDS = (
 )  # fmt: skip
 _TARGET = ("output", "dead_letters", "duplicates", "late", "ledger", "state", "shards")
 _GOING_ON = ("disorder", "close_windows")
-_ENDING = ("until", "run_id", "reprocess", "allow_no_input", "wait")
+_ENDING = ("until", "run_id", "reprocess", "allow_no_input")
 _ENDLESS = ("commit_every", "poll_rows", "idle")
-_LAST = ("retry_seconds", "secrets", "encrypt_dead_letters", "mask_key", "log_format")
+_LAST = ("wait", "retry_seconds", "secrets", "encrypt_dead_letters", "mask_key", "log_format")
 _GROUPS = {
     "Source": _SOURCE,
     "Records": _RECORDS,
@@ -85,14 +85,14 @@ TEMPLATES = {
 
 _KINDS = {"job": "GCS_READ_FILE", "contract": "GCS_READ_FILE", "state": "GCS_WRITE_FOLDER"}
 """Keys whose values the console helps to choose."""
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_RUN_ID = r"^[A-Za-z0-9-][A-Za-z0-9._-]{0,63}$"
 _PLACE = r"^[a-z]+:.+$"
-_DURATION = r"^[0-9]+ *(ms|s|m|h|d)$"
+_DURATION = r"0*[1-9][0-9]* *(ms|s|m|h|d)|P[0-9.]+D(T[0-9.HMS]+)?|PT[0-9.HMS]+"
 _PATTERNS = {
-    **dict.fromkeys(("name", "run_id"), _NAME),
+    "run_id": _RUN_ID,
     **dict.fromkeys(("output", "dead_letters", "duplicates", "late", "ledger"), _PLACE),
-    **dict.fromkeys(("horizon", "idle"), _DURATION),
-    "disorder": r"^(0|[0-9]+ *(ms|s|m|h|d))$",
+    "horizon": f"^({_DURATION})$",
+    **dict.fromkeys(("disorder", "idle"), f"^(0s?|{_DURATION})$"),
 }
 """What the console holds values against before it launches anything. The job looks closer."""
 _JOB_HELP = (

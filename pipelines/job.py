@@ -278,6 +278,9 @@ def load_job(path: str | None, flags: Mapping[str, Any]) -> tuple[Job, Places]:
         base = os.path.dirname(document.origin)
         values = {k: _placed(k, v, base) for k, v in document.value.items() if v is not None}
     values.update((k, _placed(k, v, "")) for k, v in flags.items())
+    for key in (_PATHS | _URIS) & values.keys():
+        if _holds_nul(values[key]):
+            raise places.error((key,), "holds the character NUL, which no name of a file has")
     for key in REQUIRED:
         if key not in values:
             said = f"{key} is not given: write it in the job file, or --{key}"
@@ -285,6 +288,11 @@ def load_job(path: str | None, flags: Mapping[str, Any]) -> tuple[Job, Places]:
     if not values.get("output") and not values.get("aggregates"):
         raise places.error_of_all("the job writes nothing: give output, aggregates, or both")
     return _checked(values, places), places
+
+
+def _holds_nul(value: Any) -> bool:
+    texts = value if isinstance(value, list) else [value]
+    return any("\0" in text for text in texts if isinstance(text, str))
 
 
 def read_text(path: str, what: str) -> str:

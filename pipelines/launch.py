@@ -77,7 +77,7 @@ def _launch(arguments: argparse.Namespace, beam_flags: list[str], started: float
     follows = streaming and not reads_stream
     # Files that keep arriving are read by one bounded run after another, on any runner.
     flags = runners.chosen(runners.bounded(beam_flags) if follows else beam_flags)
-    unattended = _is_unattended(arguments.no_wait, flags, follows=follows)
+    unattended = is_unattended(arguments.no_wait, flags, follows=follows)
     with _looking_for_misspelt(beam_flags):
         flags = runners.ready(flags, streaming and reads_stream, job.name)
     if dataflow.is_used(flags):
@@ -172,7 +172,7 @@ _SERVICES = {"flinkrunner", "portablerunner", "sparkrunner"}
 that is none of its own."""
 
 
-def _is_unattended(no_wait: bool, flags: list[str], *, follows: bool) -> bool:
+def is_unattended(no_wait: bool, flags: list[str], *, follows: bool) -> bool:
     """Whether the job is only handed over.
 
     Raises:

@@ -11,7 +11,12 @@ from . import exit_codes
 from .job import JobError
 from .logs import ERROR, say
 
-_IMAGE = re.compile(r"[a-z0-9][a-z0-9._:/-]*(@sha256:[0-9a-f]{64})?")
+_HOST = r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?"
+_PART = r"[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*"
+_TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_IMAGE = re.compile(rf"({_HOST}/)?{_PART}(/{_PART})*(:{_TAG})?(@sha256:[0-9a-f]{{64}})?")
+"""https://pkg.go.dev/github.com/distribution/reference"""
+_EACH = "{template}"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -39,14 +44,16 @@ def add_parser(subparsers: Any) -> None:
         required=True,
         type=_image,
         help="the image that launches, and on which workers run, best by its digest: "
-        "europe-docker.pkg.dev/PROJECT/REPOSITORY/millstream@sha256:…; {template} stands for the "
-        "template's name",
+        "europe-docker.pkg.dev/PROJECT/REPOSITORY/millstream@sha256:…; it is built for one "
+        f"template: {_EACH} stands for its name",
     )
     build.add_argument(
         "--output", metavar="DIR", required=True, help="where to: a folder, or gs://BUCKET/PATH"
     )
     show.add_argument("name", metavar="NAME", help="the template's name")
-    build.add_argument("name", metavar="NAME", nargs="*", help="templates; else all of them")
+    build.add_argument(
+        "name", metavar="NAME", nargs="*", help=f"templates; with {_EACH} all, if none is named"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -67,9 +74,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.template_command == "show":
         print(json.dumps(metadata(_named(arguments.name)), indent=2))
         return exit_codes.OK
-    for name in arguments.name or TEMPLATES:
+    names = list(dict.fromkeys(arguments.name or TEMPLATES))
+    if len(names) > 1 and _EACH not in arguments.image:
+        said = f"an image launches one template: name it ({' or '.join(names)}), or write {_EACH} "
+        raise JobError(f"--image: {said}where the images' names differ")
+    for name in names:
         template = _named(name)
-        image = arguments.image.replace("{template}", name)
+        image = arguments.image.replace(_EACH, name)
         data = json.dumps(spec(template, image), indent=2).encode()
         path = storage.join(storage.absolute(arguments.output), f"{name}.json")
         try:
@@ -92,6 +103,6 @@ def _named(name: str) -> Any:
 
 
 def _image(text: str) -> str:
-    if not _IMAGE.fullmatch(text.replace("{template}", "x")):
+    if not _IMAGE.fullmatch(text.replace(_EACH, "x")):
         raise argparse.ArgumentTypeError(f"not the name of an image: {text!r}")
     return text

@@ -39,6 +39,9 @@ References = Mapping[str, str | SecretFile]
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _GOOGLE = re.compile(r"projects/[^/]+/secrets/[^/]+/versions/[^/]+")
 _AWS = "arn:aws"
+_ARN = re.compile(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d*:secret:.+")
+_STORES = ("gs", "s3", "azfs", "hdfs")
+"""Schemes of files elsewhere: ours, and those that Beam has file systems for."""
 
 _folder = ""
 """Where this process keeps the files that it has made."""
@@ -105,6 +108,10 @@ def _as_file(name: str, secret: bytes) -> str:
 
 
 def _looked_up(name: str, reference: str) -> bytes:
+    if not _is_reference(reference):  # it may be the secret itself, put where its place belongs
+        said = "there is no file of the name that is given; expected the path of a file, local or "
+        said += "gs:// or s3://, or projects/P/secrets/S/versions/V, or the ARN of a secret, and "
+        raise SecretError(f"{name}: {said}never the secret itself")
     try:
         return _lookup(reference)(reference)
     except ImportError as error:
@@ -112,12 +119,17 @@ def _looked_up(name: str, reference: str) -> bytes:
         said = f"needs {error.name}; install it with: pip install 'millstream[{extra}]'"
         raise SecretError(f"{name}: {reference}: {said}") from error
     except Exception as error:  # of three services, each with errors of its own
-        if is_path(reference) and "://" not in reference and not os.path.lexists(reference):
-            # It may be the secret itself, put where its place belongs.
-            said = "there is no file of the name that is given; expected the path of a file, or "
-            said += "projects/P/secrets/S/versions/V, or an ARN, and never the secret itself"
-            raise SecretError(f"{name}: {said}") from None
         raise SecretError(f"{name}: {reference}: cannot be had: {error}") from error
+
+
+def _is_reference(text: str) -> bool:
+    """Whether a text can be repeated: it names a place, and holds no password, as URLs may."""
+    if not is_path(text):
+        return _GOOGLE.fullmatch(text) is not None or _ARN.fullmatch(text) is not None
+    scheme, remote, place = text.partition("://")
+    if remote:
+        return scheme.lower() in _STORES and "@" not in place.partition("/")[0]
+    return os.path.lexists(text)
 
 
 def _lookup(reference: str) -> Callable[[str], bytes]:

@@ -9,10 +9,12 @@ nothing.
 
 from __future__ import annotations
 
+import atexit
+
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.value_provider import RuntimeValueProvider
 
-from .secrets import FLAG, decode, install
+from .secrets import FLAG, decode, forget, install
 
 
 class SecretOptions(PipelineOptions):
@@ -26,6 +28,7 @@ class SecretOptions(PipelineOptions):
 def _begin() -> None:
     given = RuntimeValueProvider.runtime_options or {}
     if references := given.get(FLAG.removeprefix("--")):
+        atexit.register(forget)
         install(decode(references))
 
 

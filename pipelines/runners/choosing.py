@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from contextlib import suppress
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NoReturn
 
@@ -27,7 +28,9 @@ DASK = f"{__package__}.dask.DaskRunner"
 """Beam's runner on Dask, put right."""
 _DASK_NAME = "DaskRunner"
 
-_LOCAL_NAMES = {"", "directrunner", "fnapirunner", LOCAL.lower()}
+_SWITCHES = {"directrunner", "switchingdirectrunner", "testdirectrunner"}
+"""Names of Beam's switch. The last one runs a job on it, and then looks at what came out."""
+_LOCAL_NAMES = {"", "fnapirunner", LOCAL.lower(), *_SWITCHES}
 TRACEBACK = "MILLSTREAM_TRACEBACK"
 """If this environment variable is set, a run that fails shows its traceback."""
 _UNWANTED = "apitools not found"
@@ -41,7 +44,8 @@ def chosen(flags: list[str]) -> list[str]:
     """
     named, rest = taken(flags, "--runner")
     on_dask = _is_dask(named)
-    if named.lower() not in _LOCAL_NAMES and not on_dask:
+    ours = _without_beams_modules(named).lower()
+    if ours not in _LOCAL_NAMES and not on_dask:
         return [f"--runner={named}", *rest]
     if "--streaming" in rest:
         raise JobError(
@@ -52,9 +56,14 @@ def chosen(flags: list[str]) -> list[str]:
         if not _has_dask():
             raise JobError("DaskRunner: install it with: pip install 'millstream[dask]'")
         return [f"--runner={DASK}", *rest]
-    if named.lower() == "directrunner":
-        say("DirectRunner: running on Beam's FnApiRunner")
+    if ours in _SWITCHES:
+        say(f"{named}: running on Beam's FnApiRunner")
     return [f"--runner={LOCAL}", *rest]
+
+
+def _without_beams_modules(runner: str) -> str:
+    """The name of a runner, without the module of Beam's that it is in."""
+    return runner.rpartition(".")[2] if runner.startswith("apache_beam.") else runner
 
 
 def is_streaming(flags: list[str]) -> bool:
@@ -87,6 +96,7 @@ def ready(flags: list[str], streaming: bool, name: str = "millstream") -> list[s
         return flags
     if kind == "prism":
         flags = prism.located(flags)
+        job_server.check_answer(flags)
     else:
         job_server.check(flags, kind)
         flags = job_server.self_contained(flags)
@@ -207,10 +217,24 @@ def refuse_unknown(flags: list[str], own: list[str]) -> None:
         name = flag.partition("=")[0]
         known = [*own, *parser._option_string_actions]
         raise JobError(f"no such flag: {name}{did_you_mean(name, known)}")
+    if "." in runner and not _is_runner(runner):
+        raise JobError(f"--runner: there is no runner {runner}; expected package.module.Class")
     names = [*StandardOptions.KNOWN_RUNNER_NAMES, _DASK_NAME]
     if "." not in runner and runner.lower() not in {name.lower() for name in ("", *names)}:
         hint = did_you_mean(runner, names) or f"; it has {', '.join(names)}"
         raise JobError(f"--runner: Beam has no runner {runner!r}{hint}")
+
+
+def _is_runner(path: str) -> bool:
+    """Whether a path is that of a runner's class, which Beam would import later."""
+    from apache_beam.runners.runner import PipelineRunner
+
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name, None)
+    except (ImportError, TypeError, ValueError):  # of which the latter two are for odd dots
+        return False
+    return isinstance(found, type) and issubclass(found, PipelineRunner)
 
 
 def keep_freed_memory() -> None:

@@ -102,6 +102,9 @@ def _uris(job: Job) -> Iterator[tuple[_Steps, str]]:
             yield (key,), uri
     if job.state:
         yield ("state",), job.state
+    for key in ("quarantine", "scores"):
+        if uri := getattr(job.quality, key, None):
+            yield ("quality", key), uri
     for i, aggregate in enumerate(job.aggregates):
         yield ("aggregates", i, "output"), aggregate.output
     for i, step in enumerate(job.steps):

@@ -63,7 +63,7 @@ def flags(flags: list[str], streaming: bool, name: str = "millstream") -> list[s
     Args:
         name: of the job, for the name in the cluster, which is another at each launch.
     """
-    title = _NAME.sub("-", name.lower()).strip("-")
+    title = _NAME.sub("-", name.lower()).strip("-") or "millstream"
     needed = [f"--job_name={title}-{uuid.uuid4().hex[:8]}"]
     if streaming:
         needed.append(f"--checkpointing_interval={CHECKPOINTS_MS}")

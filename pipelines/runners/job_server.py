@@ -36,6 +36,8 @@ _JARS: Mapping[Kind, tuple[str, str]] = {
 }
 _UBER: Mapping[Kind, str] = {"flink": "--flink_submit_uber_jar", "spark": "--spark_submit_uber_jar"}
 _MASTERS: Mapping[Kind, str] = {"flink": "--flink_master", "spark": "--spark_master_url"}
+_EMBEDDED = "embed"
+"""An endpoint that is a part of Beam, and runs in this process."""
 _LOCAL_SPARK = re.compile(r"local(\[.+\])?$")
 _ANSWER_SECONDS = 10.0
 """How long a job server may take to say what options it has."""
@@ -82,7 +84,7 @@ def _kind_by(options: Sequence[Option]) -> Kind:
 
 def described(endpoint: str) -> tuple[Option, ...]:
     """The options of the job server at ``host:port``; none if there is no answer."""
-    if not endpoint or endpoint == "embed":
+    if not endpoint or endpoint == _EMBEDDED:
         return ()
     try:
         return _asked(endpoint)
@@ -149,12 +151,31 @@ def check(flags: list[str], kind: Kind) -> None:
     Raises:
         JobError: it cannot, or something would be downloaded for it.
     """
+    check_answer(flags)
+    check_flags(flags, kind)
+
+
+def check_answer(flags: list[str]) -> None:
+    """See that the job server that flags name answers: Beam would wait for it for ever.
+
+    Raises:
+        JobError: it does not.
+    """
     endpoint = value(flags, "--job_endpoint")
-    if endpoint == "embed":  # a part of Beam that runs in this process
-        return
-    if endpoint:
+    if endpoint and endpoint != _EMBEDDED:
         _asked(endpoint)
-    else:
+
+
+def check_flags(flags: list[str], kind: Kind) -> None:
+    """What :func:`check` sees without asking the job server.
+
+    Raises:
+        JobError: the job cannot be handed over, or something would be downloaded for it.
+    """
+    endpoint = value(flags, "--job_endpoint")
+    if endpoint == _EMBEDDED:
+        return
+    if not endpoint:
         _check_jar(flags, kind)
     _check_environment(flags, kind)
 
@@ -238,7 +259,7 @@ def self_contained(flags: list[str]) -> list[str]:
 
 def local_places(run: Run, flags: list[str]) -> list[str]:
     """Folders of this machine that a job's workers, which run elsewhere, will look for."""
-    if environment(flags)[0] == "LOOPBACK" or value(flags, "--job_endpoint") == "embed":
+    if environment(flags)[0] == "LOOPBACK" or value(flags, "--job_endpoint") == _EMBEDDED:
         return []
     uris = [output.uri for output in (*run.outputs, run.ledger)]
     places = [run.store.home, *(uri.partition(":")[2].partition("?")[0] for uri in uris)]

@@ -24,7 +24,7 @@ def located(flags: list[str]) -> list[str]:
         return flags
     place = value(flags, "--prism_location")
     if place:
-        if "://" not in place and not os.access(place, os.X_OK):
+        if "://" not in place and not (os.path.isfile(place) and os.access(place, os.X_OK)):
             raise JobError(f"--prism_location: there is no Prism that can be run at {place}")
         return flags
     found = shutil.which("prism")

@@ -219,6 +219,8 @@ def test_a_catalog_of_iceberg_is_looked_at_where_it_is(monkeypatch, uri, warehou
             {"steps": [{"enrich": {"from": "csv:/d/c.csv", "on": {"a": "a"}, "add": {"b": "b"}}}]},
             "--steps[0].enrich.from: /d/c.csv is on this machine",
         ),
+        ({"quality": {"quarantine": "csv:/d/q"}}, "--quality.quarantine: /d/q is on this machine"),
+        ({"quality": {"scores": "jsonl:/d/s"}}, "--quality.scores: /d/s is on this machine"),
         (
             {"secrets": {"PGPASSWORD": "/run/secrets/pg"}},
             "--secrets: PGPASSWORD: /run/secrets/pg is on this machine",

@@ -73,6 +73,8 @@ def test_what_is_wrong_with_a_job_is_told(cli, folder, change, said):
         (["--runner=FlinkRunner", "--job_endpoint=localhost:{port}"], "does not answer"),
         (["--runner=DaskRunner", "--dask_client_address=localhost:{port}"], "does not answer"),
         (["--runner=PortableRunner", "--job_endpoint=nowhere"], "nowhere does not answer"),
+        (["--runner=PrismRunner", "--job_endpoint=localhost:{port}"], "does not answer"),
+        (["--runner=DaskRunner", "--dask_client_address=tcp://h"], "answer: expected HOST:PORT"),
     ],
 )
 def test_a_runner_that_is_not_reached(cli, flags, said):
@@ -80,6 +82,41 @@ def test_a_runner_that_is_not_reached(cli, flags, said):
     assert done.code == exit_codes.FAILED
     assert said in done.out
     assert "->" in done.out
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--runner=FlinkRunner"],
+        ["--runner=SparkRunner"],
+        ["--runner=PortableRunner"],
+        ["--runner=PrismRunner", "--prism_location=/"],
+        ["--runner=FlinkRunner", "--flink_job_server_jar=/none.jar"],
+        ["--runner=nowhere.Runner"],
+    ],
+)  # fmt: skip
+def test_what_a_run_would_be_refused_for_is_told(cli, folder, flags):
+    """In the very words."""
+    refused = cli("ingest", "--job", folder.job, *flags)
+    assert refused.code == exit_codes.USAGE
+    done = cli("doctor", *flags)
+    assert done.code != exit_codes.OK
+    assert refused.err.removeprefix("millstream: ").strip() in done.out + done.err
+    assert "Traceback" not in done.out + done.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--runner=PortableRunner"], "its own image has no millstream"),
+        (["--runner=FlinkRunner", "--savepoint_path=/s"], "only a stream goes on from a savepoint"),
+    ],
+)
+def test_what_is_wrong_with_flags_is_told_whatever_server_they_name(cli, flags, said):
+    done = cli("doctor", *flags, f"--job_endpoint=localhost:{free_port()}")
+    assert done.code == exit_codes.FAILED
+    assert said in done.out
+    assert "does not answer" in done.out
 
 
 def test_a_runner_that_answers(cli):
@@ -95,6 +132,67 @@ def test_a_flag_that_nobody_has(cli):
     done = cli("doctor", "--runer=PrismRunner")
     assert done.code == exit_codes.USAGE
     assert "no such flag: --runer" in done.err
+
+
+def test_a_misspelt_flag_of_a_job(cli, folder):
+    done = cli("doctor", "--job", folder.job, "--dedupliate=run")
+    assert done.code == exit_codes.USAGE
+    assert "no such flag: --dedupliate; did you mean '--deduplicate'?" in done.err
+
+
+def test_files_that_keep_arriving_need_no_runner_of_streams(cli, folder):
+    late = f"--late=jsonl:{folder.path}/late"
+    done = cli("doctor", "--job", folder.job, "--streaming", late)
+    assert done.code == exit_codes.OK, done.out
+    done = cli("doctor", "--job", folder.job, "--streaming", late, "--input=generate://")
+    assert done.code == exit_codes.FAILED
+    assert "cannot run an unbounded job" in done.out
+
+
+def test_a_job_that_cannot_be_left_alone(cli, folder):
+    done = cli("doctor", "--job", folder.job, "--no_wait")
+    assert done.code == exit_codes.FAILED
+    assert "the workers of FnApiRunner would end with this process" in done.out
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--until=now", "--late=jsonl:late", "--disorder=soon"],
+        ["--until=now", "--late=jsonl:late", "--deduplicate=horizon", "--horizon=0s"],
+        ["--aggregates=[{name: a, window: {fixed: 1m}, metrics: {n: count()}, output: 'csv:a', "
+         "allowed_lateness: 1h}]"],
+    ],
+)  # fmt: skip
+def test_what_only_a_run_of_its_kind_needs_is_looked_at(cli, folder, monkeypatch, flags):
+    monkeypatch.chdir(folder.path)
+    refused = cli("ingest", "--job", folder.job, *flags)
+    assert refused.code == exit_codes.USAGE
+    done = cli("doctor", "--job", folder.job, *flags)
+    assert done.code == exit_codes.FAILED
+    assert refused.err.removeprefix("millstream: ").strip() in done.out
+
+
+def test_a_file_in_the_place_of_a_folder(cli, folder):
+    (folder.path / "in_the_way").write_text("a file")
+    done = cli("doctor", "--job", folder.job, f"--output=parquet:{folder.path}/in_the_way/clicks")
+    assert done.code == exit_codes.FAILED
+    assert f"{folder.path}/in_the_way is a file, not a folder" in done.out
+
+
+def test_a_secret_in_the_place_of_its_reference_is_not_repeated(cli, folder):
+    """Nor where it could be taken for a path that is out of the workers' reach."""
+    flags = ["--runner=DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://b/t"]
+    for path in folder.path.rglob("*.yaml"):
+        text = path.read_text("utf-8")
+        path.write_text(
+            text.replace("parquet:", "parquet:gs://b/").replace("jsonl:", "jsonl:gs://b/")
+        )
+    done = cli("doctor", "--job", folder.job, "--input=gs://b/x.jsonl", *flags,
+               "--secrets={PGPASSWORD: hunter2}")  # fmt: skip
+    assert done.code == exit_codes.FAILED
+    assert "PGPASSWORD: there is no file of the name that is given" in done.out
+    assert "hunter2" not in done.out + done.err
 
 
 def test_a_clock_that_is_wrong(cli, folder, monkeypatch):

@@ -149,6 +149,11 @@ def test_the_name_in_the_cluster_is_another_at_each_launch():
     assert first != second
 
 
+def test_a_job_whose_name_has_no_latin_letter_has_one_in_the_cluster():
+    (flag, *_) = flink.flags([], False, "時計")
+    assert re.fullmatch(r"--job_name=millstream-[0-9a-f]{8}", flag)
+
+
 @pytest.mark.parametrize("environment", [POOL, ["--environment_type=LOOPBACK"]])
 def test_a_job_needs_no_file_of_this_machine(endpoint, environment):
     """What the job server would have workers on other machines fetch."""
@@ -206,6 +211,8 @@ def test_nothing_is_downloaded_for_prism(monkeypatch, tmp_path):
     assert f"--prism_location={other}" in found
     said = ready("--runner=PrismRunner", "--prism_location=/none")
     assert said.endswith("there is no Prism that can be run at /none")
+    said = ready("--runner=PrismRunner", f"--prism_location={tmp_path}")
+    assert said.endswith(f"there is no Prism that can be run at {tmp_path}"), "which is a folder"
 
 
 @pytest.mark.parametrize(
@@ -265,6 +272,8 @@ def test_a_job_server_that_does_not_answer_is_told():
     said = ready(PORTABLE, f"--job_endpoint={address}", *POOL)
     assert said.startswith(f"no job server answers at {address} (")
     assert said.endswith("start it, or correct --job_endpoint")
+    prism = ready("--runner=PrismRunner", f"--job_endpoint={address}")
+    assert prism == said, "for which Beam would wait for ever"
     assert ready(PORTABLE, "--job_endpoint=nowhere") == "--job_endpoint=nowhere: write HOST:PORT"
 
 

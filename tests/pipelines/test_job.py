@@ -321,6 +321,19 @@ def test_a_job_file_that_cannot_be_read(mistake, folder):
     assert mistake() == "job.yaml: the job file is not UTF-8 text"
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("clicks.odcs.yaml", r'"a\0b"', "contract"),
+        ("[events/*.jsonl]", r'["a\0b"]', "input"),
+        ("jsonl:out/ledger", r'"jsonl:a\0b"', "ledger"),
+    ],
+)
+def test_a_name_that_no_file_has(mistake, old, new, key):
+    said = mistake(text=edited(old, new))
+    assert re.fullmatch(rf"job\.yaml:\d+ {key}: holds the character NUL, which no .* has", said)
+
+
 def test_no_job_at_all(mistake):
     said = mistake(job=None)
     assert said == "name is not given: write it in the job file, or --name"

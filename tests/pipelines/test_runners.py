@@ -18,10 +18,14 @@ from collections.abc import Iterator
 import psutil
 import pytest
 from millstream.pipelines import exit_codes
+from millstream.pipelines.job import JobError
 from millstream.pipelines.runners import (
+    LOCAL,
     choosing,
+    chosen,
     for_streams,
     quiet_beam,
+    refuse_unknown,
     root_message,
     works_here,
 )
@@ -135,6 +139,30 @@ def test_direct_runner_refuses_an_unbounded_job(clicks: JobFolder, tmp_path):
         "use --runner=PrismRunner\n"
     )
     assert not (folder.path / "warehouse").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SwitchingDirectRunner",
+        "testdirectrunner",
+        "apache_beam.runners.direct.direct_runner.SwitchingDirectRunner",
+        LOCAL,
+    ],
+)
+def test_beams_switch_by_any_name_is_the_local_batch_runner(name):
+    """It would look for Prism first, and may download it."""
+    assert chosen([f"--runner={name}", "--x=1"]) == [f"--runner={LOCAL}", "--x=1"]
+
+
+@pytest.mark.parametrize("name", ["nowhere.Runner", "os.path", ".Runner", "os."])
+def test_a_class_that_is_no_runner(name):
+    with pytest.raises(JobError, match=f"^--runner: there is no runner {name}; expected package"):
+        refuse_unknown([f"--runner={name}"], [])
+
+
+def test_a_runner_of_ones_own_is_let_pass():
+    refuse_unknown(["--runner=apache_beam.runners.runner.PipelineRunner"], [])
 
 
 TIMEOUT = "--job_server_timeout=315360000"

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from millstream.pipelines import exit_codes
 from millstream.pipelines.flex_templates import TEMPLATES, metadata, parameter
-from millstream.pipelines.job import KEYS, load_job
+from millstream.pipelines.job import KEYS, JobError, flag_value, load_job
+from millstream.pipelines.job_parts import job_duration
 
 IMAGE = "europe-docker.pkg.dev/project-one/images/millstream:0.1.0"
 LOCAL = {"helpers", "progress"}
@@ -59,14 +60,44 @@ def test_kinds_are_those_of_the_keys():
     ("key", "good", "bad"),
     [
         ("output", ["parquet:gs://b/t", "bigquery:p.d.t"], ["warehouse", "b/t"]),
-        ("disorder", ["0", "30s", "5 m"], ["30", "-1s"]),
-        ("run_id", ["night-2026.11.29"], ["a b", "../x"]),
+        ("run_id", ["night-2026.11.29", "-1", "a" * 64], ["a b", "../x", "a" * 65, "_a"]),
     ],
 )
 def test_patterns_let_pass_what_a_job_takes(key, good, bad):
     (pattern,) = parameter(key)["regexes"]
     assert all(re.fullmatch(pattern, text) for text in good)
     assert not any(re.fullmatch(pattern, text) for text in bad)
+
+
+NEEDED = {"name": "n", "contract": "c", "output": "parquet:o", "dead_letters": "jsonl:d"}
+
+
+@pytest.mark.parametrize("key", ["disorder", "idle", "horizon"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0", "0s", "0m", "30", "30s", "5 m", "010ms", "-1s", "1w", "PT1M", "P1D", "P1DT2H3M4.5S",
+        "P1W", "P", "PT", "soon", "",
+    ],
+)  # fmt: skip
+def test_durations_pass_as_the_job_takes_them(key, text):
+    (pattern,) = parameter(key)["regexes"]
+    job, places = load_job(None, {**NEEDED, "input": ["i"], "ledger": "jsonl:l", key: text})
+    try:
+        # A horizon of nothing is none.
+        taken = job_duration(job, key, places) > (0 if key == "horizon" else -1)
+    except JobError:
+        taken = False
+    assert bool(re.fullmatch(pattern, text)) == taken
+
+
+def test_a_name_may_be_any_as_the_job_takes_it():
+    assert "regexes" not in parameter("name")
+    assert flag_value("name")("Klicks / größe") == "Klicks / größe"
+
+
+def test_what_a_job_waits_for_its_lock_is_said_to_both():
+    assert all("wait" in parameters(name) for name in TEMPLATES)
 
 
 def test_only_what_streams_is_said_to():
@@ -104,6 +135,40 @@ def test_build_writes_spec_files(cli, tmp_path):
         assert spec["metadata"] == metadata(template)
 
 
+DIGEST = f"sha256:{'0a' * 32}"
+
+
+@pytest.mark.parametrize(
+    ("image", "good"),
+    [
+        ("millstream", True),
+        ("millstream:V1.0-RC1", True),
+        (f"images.example:5000/a/b__c/{{template}}:1@{DIGEST}", True),
+        (f"Images.example/millstream@{DIGEST}", True),
+        ("millstream@sha256:0a", False),
+        ("millstream:", False),
+        ("a//b", False),
+        ("gs://bucket/millstream", False),
+        ("https://images.example/millstream", False),
+        ("images.example/Millstream", False),
+        ("a/{tmpl}", False),
+    ],
+)
+def test_an_image_is_named_as_registries_name_it(cli, tmp_path, image, good):
+    done = cli("template", "build", "stream", f"--image={image}", f"--output={tmp_path}")
+    assert done.code == (exit_codes.OK if good else exit_codes.USAGE), done.err
+    assert (tmp_path / "stream.json").exists() == good
+
+
+def test_one_image_launches_one_template(cli, tmp_path):
+    """The image says which: another template's spec file would launch that one with it."""
+    for names in ([], list(TEMPLATES)):
+        done = cli("template", "build", *names, f"--image={IMAGE}", f"--output={tmp_path}")
+        assert done.code == exit_codes.USAGE
+        assert "an image launches one template: name it (ingest or stream), or write" in done.err
+    assert not list(tmp_path.iterdir())
+
+
 def test_build_writes_what_is_asked_for(cli, tmp_path):
     cli("template", "build", "stream", f"--image={IMAGE}", f"--output={tmp_path}")
     assert [path.name for path in tmp_path.iterdir()] == ["stream.json"]
@@ -131,7 +196,7 @@ def test_mistakes(cli, arguments, said):
 
 def test_a_folder_that_cannot_be_written(cli, tmp_path):
     (tmp_path / "file").touch(mode=stat.S_IRUSR)
-    done = cli("template", "build", f"--image={IMAGE}", f"--output={tmp_path}/file/specs")
+    done = cli("template", "build", "ingest", f"--image={IMAGE}", f"--output={tmp_path}/file/specs")
     assert done.code == exit_codes.FAILED
     assert "cannot write" in done.err
 

@@ -177,6 +177,21 @@ def test_lines_become_rows_and_what_is_refused_keeps_its_bytes(place: Place) -> 
     assert by_code["MALFORMED",]["contract_id"] == "orders"
 
 
+def test_a_null_is_no_blank_line_but_a_record_that_is_refused(place: Place) -> None:
+    place.run(
+        {**step("Create", elements=[{"v": GOOD[0]}, {"v": None}, {"v": " "}]), "name": "rows"},
+        {
+            **step("Parse", contract=place.contract, error_handling={"output": "refused"}),
+            "input": "rows",
+        },
+        {**place.write(), "name": "Good", "input": "Parse"},
+        {**place.write("bad"), "name": "Bad", "input": "Parse.refused"},
+        type="composite",
+    )
+    assert len(place.written()) == 1
+    assert [letter["codes"] for letter in place.written("bad")] == [["MALFORMED"]]
+
+
 def test_files_are_read_and_parsed_at_once_byte_by_byte(place: Place) -> None:
     first = (GOOD[0] + "\n").encode()
     (place.path / "in.jsonl").write_bytes(first + b"\xff\xfe\n" + GOOD[1].encode())
@@ -426,6 +441,29 @@ def test_what_was_committed_is_a_row(place: Place) -> None:
 # ------------------------------------------------------------------------------ what is wrong
 
 
+def test_a_key_that_cannot_be_compared_is_told_before_anything_runs(place: Place) -> None:
+    rows = step("Create", elements=[{"key": {"a": 1}}])
+    with pytest.raises(
+        ValueError, match=r"at line .*column 'key' is of type struct<.*of which no key can"
+    ):
+        place.run(rows, step("Deduplicate", key="key"), place.write())
+    assert not (place.path / "out").exists()
+
+
+def test_a_metric_that_fails_on_a_row_does_not_tell_it(place: Place) -> None:
+    number = 9_223_372_036_854_775_807
+    metrics = {"n": "sum(id * 2)"}
+    summed = step("Aggregate", contract=CONTRACT, window={"fixed": "1m"}, metrics=metrics)
+    with pytest.raises(Exception, match="metrics: an expression fails on a row") as caught:
+        place.run(
+            place.lines([line(number, 0)]),
+            step("Parse", contract=CONTRACT),
+            summed,
+            place.write(),
+        )
+    assert str(number) not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -445,6 +483,7 @@ def test_what_was_committed_is_a_row(place: Place) -> None:
         (step("Validate", contract=CONTRACT), "the rows have no field 'id'.*they have 'line'"),
         (step("Step", sql="SELECT lin FROM records"), "lin"),
         (step("Step", sql="DELETE FROM records"), "SELECT"),
+        (step("Step", sql=5), "sql: expected a text, got 5"),
         (step("Deduplicate", key="id"), "key: the rows have no field 'id'"),
         (step("Deduplicate", key=5), "key: expected a list of names, got 5"),
         (step("Deduplicate"), "key: expected names of fields, or a contract with a primary key"),
@@ -456,8 +495,11 @@ def test_what_was_committed_is_a_row(place: Place) -> None:
             step("Aggregate", contract=CONTRACT, window={"fixd": "1m"}, metrics={"n": "count()"}),
             "window: no such kind: 'fixd'",
         ),
-        (step("WriteRecords", uri="duckdb:x.duckdb/t?mode=upsert"), "key"),
+        (step("WriteRecords", uri="duckdb:x.duckdb/t?mode=upsert", state="state"), "key"),
         (step("WriteRecords", uri="/data"), "did you mean 'parquet:/data'"),
+        (step("WriteRecords", uri=5), "uri: expected a text, got 5"),
+        (step("WriteRecords", uri="duckdb:x.duckdb/t"), "say where, with state: DIR"),
+        (step("Deduplicate", key="line", event_time="line"), "expected a timestamp, got string"),
         (step("ReadFromJsonLines", path="/no/such/*", contract=CONTRACT), "/no/such/"),
     ],
 )
@@ -467,7 +509,8 @@ def test_what_is_wrong_is_said_before_anything_runs(
     first = [] if wrong["type"].startswith("Read") else [place.lines(GOOD)]
     with pytest.raises(ValueError, match=said) as caught:
         place.run(*first, wrong, place.write())
-    assert wrong["type"] in str(caught.value)  # Beam says at which line
+    # What is raised while it runs has no line.
+    assert f'"{wrong["type"]}" at line ' in str(caught.value)
     assert not (place.path / "out").exists()
 
 

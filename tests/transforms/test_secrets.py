@@ -70,7 +70,18 @@ def test_a_secret_that_is_not_there(tmp_path):
         secrets.install({"A": str(tmp_path / "none")})
 
 
-@pytest.mark.parametrize("secret", [SECRET, "x" * 5000, "a/b+c=="])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        SECRET,
+        "x" * 5000,
+        "a/b+c==",
+        f"postgresql://etl:{SECRET}@db.example/shop",
+        f"https://hooks.example/{SECRET}",
+        f"s3://{SECRET}@bucket/key",
+        f"arn:aws:{SECRET}",
+    ],
+)
 def test_a_secret_in_the_place_of_its_reference_is_not_repeated(secret):
     with pytest.raises(SecretError, match=r"^A: there is no file") as raised:
         secrets.install({"A": secret})
@@ -106,6 +117,7 @@ create_harness({
     }),
 }, dry_run=True)
 print(os.environ["A_PASSWORD"], open(os.environ["A_FILE"], encoding="utf-8").read())
+print(os.environ["A_FILE"])
 """
 """What Beam does in a worker of its own before it begins to work."""
 
@@ -124,6 +136,9 @@ def test_a_worker_fetches_them_before_it_works(kept):
     done = worker({"A_PASSWORD": kept, "A_FILE": SecretFile(kept)})
     assert done.stdout.split("\n")[0] == f"{SECRET} {SECRET}", done.stderr
     assert SECRET not in done.stderr
+    path = Path(done.stdout.split("\n")[-2])
+    assert path.name == "A_FILE"
+    assert not path.parent.exists(), "it leaves none of them behind"
 
 
 @pytest.mark.slow

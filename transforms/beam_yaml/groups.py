@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -16,6 +16,13 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions
 from .. import storage
 from ..schema_rows import FromSchemaRows, ToSchemaRows
 from .options import GOOD, OptionError, load, names_of, refuse_missing
+
+if TYPE_CHECKING:
+    from ...schemas.sql.step import SqlStep
+
+
+class MetricError(ValueError):
+    """The expression of a metric fails on a row. The message holds no value."""
 
 
 class Deduplicate(beam.PTransform):
@@ -58,6 +65,7 @@ class Deduplicate(beam.PTransform):
             refuse_missing([self._event_time], rows, "event_time")
         batches = FromSchemaRows(self._contract, timestamps=True)
         schema = batches.schema_of(rows)
+        _refuse_keyless(schema, self._key, self._event_time or None)
         spill = storage.absolute(self._spill or _spill_folder(rows.pipeline))
         compare = DeduplicateBatches(self._key, event_time=self._event_time or None, spill=spill)
         found: Any = rows | batches | "Compare" >> compare
@@ -66,6 +74,24 @@ class Deduplicate(beam.PTransform):
             return kept
         others = found.duplicates | "Duplicates" >> ToSchemaRows(schema)
         return {GOOD: kept, self._duplicates: others}
+
+
+def _refuse_keyless(schema: pa.Schema, key: list[str], event_time: str | None) -> None:
+    """See that rows can be compared by these fields.
+
+    Raises:
+        OptionError: they cannot.
+    """
+    from ...schemas.keys import KeyColumnError, hash_keys
+    from ..deduplicate.gather import event_times
+
+    nothing = pa.RecordBatch.from_pylist([], schema)
+    try:
+        hash_keys(nothing, key)
+        if event_time:
+            event_times(nothing, event_time)
+    except KeyColumnError as error:
+        raise OptionError(str(error)) from None
 
 
 def _spill_folder(pipeline: beam.Pipeline) -> str:
@@ -124,6 +150,21 @@ class Aggregate(beam.PTransform):
 
             columns = ", ".join(f'(\n{text}\n) AS "{name}"' for name, text in derived.items())
             step = SqlStep(f"SELECT *, {columns} FROM {TABLE}", take.schema_of(rows))
-            batches |= "Derive" >> beam.Map(step.apply).with_output_types(pa.RecordBatch)
+            derive = beam.Map(_derived, step).with_output_types(pa.RecordBatch)
+            batches |= "Derive" >> derive
         results: Any = batches | "Sum" >> AggregateBatches(self._spec)
         return results.visible | "Rows" >> ToSchemaRows(visible_schema(self._spec))
+
+
+def _derived(batch: pa.RecordBatch, step: SqlStep) -> pa.RecordBatch:
+    """The batch with what metrics are of. What DuckDB says of a failure may hold values."""
+    from ...schemas.sql.tree import SqlError
+
+    try:
+        return step.apply(batch)
+    except SqlError as error:
+        kind = str(error).partition(":")[0]
+        raise MetricError(
+            f"metrics: an expression fails on a row ({kind}); which row is not told, as fields may "
+            "be restricted. Leave such rows out before, with Validate or Step"
+        ) from None

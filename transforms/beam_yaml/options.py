@@ -68,6 +68,17 @@ GOOD = "good"
 """The name of the output of records, where there are others."""
 
 
+def text_of(value: Any, option: str) -> str:
+    """A text, and nothing that YAML takes for another value.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    if not isinstance(value, str):
+        raise OptionError(f"{option}: expected a text, got {value!r}")
+    return value
+
+
 def names_of(value: Any, option: str) -> list[str]:
     """A list of names, or a single one.
 

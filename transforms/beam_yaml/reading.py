@@ -21,7 +21,8 @@ from .options import OptionError, error_output, load, names_of, refuse_missing
 class Parse(beam.PTransform):
     """Decode JSON records in a field of rows by a contract, and hold them against its rules.
 
-    The rows that leave have the contract's fields and no others. A blank line is no record.
+    The rows that leave have the contract's fields and no others. A blank line is no record; a null
+    is one that is refused.
 
     Args:
         contract: path of an ODCS document, or the document itself.
@@ -130,9 +131,10 @@ _SCHEMA = pa.schema([*PAYLOADS, WATERMARK_FIELD])
 
 
 def _payloads(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
-    """Batches of payloads, without those that are blank; time stamps travel along."""
-    payloads = batch.column(0).cast(pa.binary()).fill_null(b"")
-    there = pc.match_substring_regex(payloads, r"[^ \t\r\n]")
+    """Batches of payloads, without those that are blank; time stamps travel along. A null is not
+    blank: somebody sent it, and it goes on to be refused."""
+    payloads = batch.column(0).cast(pa.binary())
+    there = pc.match_substring_regex(payloads, r"[^ \t\r\n]").fill_null(True)
     if not pc.all(there).as_py():
         payloads, batch = payloads.filter(there), batch.filter(there)
     size = batch.num_rows

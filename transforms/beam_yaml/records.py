@@ -14,7 +14,7 @@ from ..schema_rows.types import declared_schema
 from ..stage_result import StageResult
 from .errors import outputs
 from .identity import Identified, Restamped
-from .options import error_output, load
+from .options import error_output, load, text_of
 
 
 class Validate(beam.PTransform):
@@ -67,7 +67,7 @@ class Step(beam.PTransform):
         error_handling: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self._sql = sql
+        self._sql = text_of(sql, "sql")
         self._contract = None if contract is None else load(contract, table)
         self._errors = error_output(error_handling)
 

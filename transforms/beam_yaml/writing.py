@@ -21,7 +21,7 @@ from ..schema_rows import FromSchemaRows
 from ..write import Commit, Output, Stage
 from ..write.attempts import Attempts
 from ..write.commit import barrier
-from .options import load
+from .options import load, text_of
 
 
 class WriteRecords(beam.PTransform):
@@ -56,7 +56,8 @@ class WriteRecords(beam.PTransform):
         # Fixed here, not on a worker: a bundle that is retried must stage under the same id.
         run = checked_name(str(run_id), "run_id") if run_id is not None else uuid.uuid4().hex
         self._token = Token(run, hashlib.sha256(run.encode()).hexdigest())
-        self._output = Output(name, uri, state=state)
+        self._output = Output(name, text_of(uri, "uri"), state=state)
+        _ = self._output.destination.home  # refuses to be without a folder to stage in
 
     def expand(self, rows: beam.PCollection[Any]) -> Any:
         schema = pa.schema(list(map(_column, FromSchemaRows(self._contract).schema_of(rows))))
