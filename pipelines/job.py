@@ -404,6 +404,10 @@ def _checked(values: dict[str, Any], places: Places) -> Job:
         given = getattr(job, key)
         if given is not None and given < 1:
             raise places.error((key,), f"expected at least 1, got {given}")
+    for key in ("commit_every", "retry_seconds", "wait"):
+        given = getattr(job, key)
+        if not given >= 0:  # nor is it one that is none
+            raise places.error((key,), f"expected seconds, 0 or more, got {given}")
     if not job.input:
         raise places.error(("input",), "is empty: name at least one file or pattern")
     names: set[str] = set()

@@ -26,7 +26,7 @@ from .carry import Carry
 from .dead_letters import Origin
 from .ledger import LedgerRow
 from .lock import RunLock
-from .plan import ENCRYPT, InputFile, Plan, Token, checked_name
+from .plan import ENCRYPT, InputFile, Plan, PlanError, Token, checked_name
 from .receipts import Part, Receipt, Span
 from .run_folder import RunFolder
 
@@ -201,7 +201,7 @@ class RunStore:
         """The files that a plan reads; none if it is not known any more."""
         for attempt in self._attempts(token.run_id):
             if attempt.names(token.plan_digest):
-                return Plan.from_json(storage.read_bytes(attempt.path("plan"))).inputs
+                return _plan_of(attempt).inputs
         return ()
 
     def delete(self, run_id: str) -> None:
@@ -219,7 +219,7 @@ class RunStore:
     def folder(self, token: Token) -> RunFolder:
         """The folder of the plan that the token names, which has begun."""
         attempt = self._latest(token)
-        plan = Plan.from_json(storage.read_bytes(attempt.path("plan")))
+        plan = _plan_of(attempt)
         origin = Origin("", plan.job, token.run_id, plan.contract_id, plan.contract_version)
         return RunFolder(attempt.place, origin, plan.settings.get(ENCRYPT, ""))
 
@@ -349,6 +349,14 @@ class RunStore:
 
 
 _Stored = TypeVar("_Stored", Prepared, RunRecord)
+
+
+def _plan_of(attempt: _Attempt) -> Plan:
+    path = attempt.path("plan")
+    try:
+        return Plan.from_json(storage.read_bytes(path))
+    except PlanError as error:
+        raise storage.StorageError(f"cannot read {path}: {error}", path) from error
 
 
 @dataclass(frozen=True)

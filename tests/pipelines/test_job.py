@@ -169,6 +169,18 @@ KNOWN = (
         ),
         pytest.param(
             "unknown_fields: ignore",
+            "wait: .nan",
+            "job.yaml:7 wait: expected seconds, 0 or more, got nan",
+            id="seconds that are no number",
+        ),
+        pytest.param(
+            "unknown_fields: ignore",
+            "retry_seconds: -1",
+            "job.yaml:7 retry_seconds: expected seconds, 0 or more, got -1.0",
+            id="seconds before now",
+        ),
+        pytest.param(
+            "unknown_fields: ignore",
             "helpers: two",
             "job.yaml:7 helpers: expected a whole number or nothing, got a string",
             id="a word for a number",

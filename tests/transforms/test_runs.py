@@ -219,6 +219,15 @@ def test_later_formats_are_refused(store, tmp_path):
         store.begin(plan("a"), "r1")
 
 
+def test_a_plan_that_cannot_be_read_is_named(store, tmp_path):
+    token = store.begin(plan("a"), "r1").token
+    path = next(tmp_path.rglob("plan.json"))
+    path.write_bytes(b"{")
+    for read in (store.folder, store.inputs):
+        with pytest.raises(storage.StorageError, match=r"cannot read .*plan\.json: not a plan"):
+            read(token)
+
+
 def test_stored_structures_read_back(golden):
     token = Token("r1", "a" * 64)
     for name, value in (("prepared", prepared(token)), ("record", record(token))):
