@@ -179,12 +179,12 @@ class Run:
         """Whether a record's bytes are needed after it has been parsed: for the dead letters of
         steps, and of destinations that refuse rows; and for records that are late."""
         late = self.goes_on is not None and bool(self.aggregates)
-        return (
-            late
-            or bool(self.steps)
-            or self.row_rules is not None
-            or any(output.destination.refuses for output in self.outputs if output.name == RECORDS)
-        )
+        return late or bool(self.steps) or self.row_rules is not None or self.refuses_rows
+
+    @property
+    def refuses_rows(self) -> bool:
+        """Whether the destination of records may refuse some."""
+        return any(out.destination.refuses for out in self.outputs if out.name == RECORDS)
 
 
 def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection[RunRecord]:
@@ -212,6 +212,8 @@ def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection[RunRecord]:
     for i, step in enumerate(run.steps):
         records = _stepped(records, step, i, run, flow)
     _write(records, run, flow)
+    if run.replay and run.aggregates and run.refuses_rows:
+        records = _uncounted(records, run, run.replay, flow)
     for spec in run.aggregates:
         if run.goes_on:
             _accumulate(records, spec, run.goes_on, run, flow)
@@ -459,8 +461,15 @@ def _measure(records: Any, gate: Gate, run: Run, flow: _Flow) -> None:
 
 def _deduplicated(records: Any, run: Run, flow: _Flow) -> Any:
     going = run.goes_on
-    if going is not None and going.commits.horizon is not None:
-        return _deduplicated_within(records, going.commits.horizon, going, run, flow)
+    if going is not None and (horizon := going.commits.horizon) is not None:
+        if not run.replay:
+            return _deduplicated_within(records, horizon, going, run, flow)
+        from ..transforms.replay.reached import KEPT, REACHED_BEFORE, SplitReached
+
+        # Of what was kept before the key is remembered: it would be a duplicate of itself.
+        split = records | "SplitKept" >> SplitReached(run.replay.letters, KEPT)
+        records = _deduplicated_within(split.records, horizon, going, run, flow)
+        return (records, split[REACHED_BEFORE]) | "WithKept" >> beam.Flatten()
     from ..transforms.deduplicate import Deduplicate
 
     taken = []
@@ -539,6 +548,18 @@ def _write(records: Any, run: Run, flow: _Flow) -> None:
 
 def _without(batch: pa.RecordBatch, columns: tuple[str, ...]) -> pa.RecordBatch:
     return batch.drop_columns(list(columns))
+
+
+def _uncounted(records: Any, run: Run, replay: Replaying, flow: _Flow) -> Any:
+    """Records of a replay without those that aggregates hold already: that a destination refused
+    them did not keep them out of these."""
+    from ..transforms.replay.reached import COUNTED, SplitReached
+    from ..transforms.tallies import TALLIES
+
+    names = [spec.name for spec in run.aggregates]
+    split = records | "SplitCounted" >> SplitReached(replay.letters, COUNTED, names)
+    flow.facts.append(split[TALLIES])
+    return split.records
 
 
 def _aggregate(records: Any, spec: AggregateSpec, run: Run, flow: _Flow) -> None:

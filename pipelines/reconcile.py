@@ -60,6 +60,7 @@ class LedgerCheck(NamedTuple):
     Attributes:
         runs: that have committed.
         written: rows that they have written.
+        quarantined: of these, rows that a gate has kept back.
         rows: that the output holds.
         gone: files that they have read, and are not among the input any more.
         of_gone: rows that they have written of these.
@@ -67,14 +68,15 @@ class LedgerCheck(NamedTuple):
 
     runs: int
     written: int
+    quarantined: int
     rows: int
     gone: int
     of_gone: int
 
     @property
     def holds(self) -> bool:
-        """Whether the output has as many rows as were written."""
-        return self.written == self.rows
+        """Whether the output has as many rows as were written to it."""
+        return self.written - self.quarantined == self.rows
 
 
 class OfJob(NamedTuple):

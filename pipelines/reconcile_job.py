@@ -134,12 +134,15 @@ def _mode(output: Output) -> str:
 
 def _ledger(store: RunStore, output: Output, here: Staged, found: Reconciled) -> LedgerCheck | None:
     """Hold what the runs say they have written against what is there."""
+    from ..transforms.quality.gate import QUARANTINE
+
     if _mode(output) != "append":
         return None
-    runs = written = of_gone = 0
+    runs = written = quarantined = of_gone = 0
     gone: set[str] = set()
     for record in store.committed():
         runs += 1
+        quarantined += record.rows.get(f"{QUARANTINE}-{output.name}", 0)
         for row in record.ledger:
             if row.output != output.name:
                 continue
@@ -147,4 +150,5 @@ def _ledger(store: RunStore, output: Output, here: Staged, found: Reconciled) ->
             if row.source not in here.sources:
                 gone.add(row.source)
                 of_gone += row.written
-    return LedgerCheck(runs, written, found.destination_rows, len(gone), of_gone)
+    rows = found.destination_rows
+    return LedgerCheck(runs, written, quarantined, rows, len(gone), of_gone)

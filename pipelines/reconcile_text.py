@@ -285,7 +285,10 @@ def _accounted(result: Reconciled, job: OfJob | None) -> Iterator[str]:
     for source, position, codes in job.refused.rows:
         yield f"  refused now ({', '.join(codes)}): {source} at {position}"
     if ledger := job.ledger:
-        verb = "the output holds as many" if ledger.holds else f"the output holds {ledger.rows:,}"
-        yield f"the ledger: {ledger.runs:,} runs have written {ledger.written:,} rows, {verb}"
+        aside = f"{ledger.quarantined:,} of them to quarantine, " if ledger.quarantined else ""
+        as_many = "the others" if aside else "as many"
+        holds = f"the output holds {as_many if ledger.holds else f'{ledger.rows:,}'}"
+        said = f"{ledger.runs:,} runs have written {ledger.written:,} rows"
+        yield f"the ledger: {said}, {aside}{holds}"
         if ledger.gone:
             yield f"  {ledger.of_gone:,} of them are of {ledger.gone:,} files that are gone by now"

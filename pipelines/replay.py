@@ -189,7 +189,7 @@ def _correctable(
     Raises:
         JobError: the results of one cannot be corrected.
     """
-    from ..schemas.aggregates.open_windows import Trigger
+    from ..schemas.aggregates.open_windows import REVISION, Trigger
     from ..schemas.table import table_of_schema
     from ..transforms.replay.corrections import corrected_schema
     from ..transforms.write.tables import TableDestination
@@ -207,7 +207,9 @@ def _correctable(
             raise places.error(("aggregates", i, "output"), said)
         trigger = triggers[spec.name] if triggers else Trigger()
         columns = corrected_schema(spec, trigger, output)
-        yield replace(output, tables={**output.tables, "data": table_of_schema(columns)})
+        key = output.tables["data"].key
+        data = table_of_schema(columns, key, REVISION)
+        yield replace(output, tables={**output.tables, "data": data})
 
 
 def complete_others(store: RunStore, lock: RunLock, job: Job) -> bool:
@@ -353,12 +355,18 @@ def _taken(run: Run, places: Places) -> tuple[str, ...]:
         raise places.error(("deduplicate",), said)
     schema = batch_schema(run.contract)
     columns = schema.empty_table().select(list(run.contract.primary_key)).schema
+    stored = open_stored(output, "data", columns)
+    for name in columns.names:
+        if not stored.has(name):
+            said = f"the keys that were kept cannot be compared: the output has no {name}, a field "
+            said += "of the key; with deduplicate: no, records come back that repeat one"
+            raise places.error(("deduplicate",), said)
     path = storage.join(run.spill, "taken.parquet")
     with (
         storage.named(path, "write"),
         storage.open_write(path) as file,
         pq.ParquetWriter(file, columns) as writer,
     ):
-        for batch in open_stored(output, "data", columns).batches():
+        for batch in stored.batches():
             writer.write_batch(batch)
     return (path,)

@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 ENCRYPTION, KEY, SEALED = "payload.encryption", "payload.key", "payload.attributes"
 FERNET = "fernet"
 OPEN = frozenset(
-    {"format", "avro.schema", "avro.framing", "csv.options", "csv.header", "aggregate"}
+    {"format", "avro.schema", "avro.framing", "csv.options", "csv.header", "aggregate", "reached"}
 )
-"""Attributes that are not encrypted: they say how payloads are read, and nothing of one record."""
+"""Attributes that are not encrypted: they say how payloads are read and how far records came, and
+nothing of what is in one."""
 MAKE_KEY = (
     "python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
 )

@@ -433,6 +433,8 @@ def test_quarantine_is_a_reason(tmp_path, cli):
     assert job.run("ingest").code == exit_codes.GATED
     found = job.reconcile()
     assert found["explained"] == {"in quarantine": 59}
+    assert found["verdict"] == "alike"
+    assert found["job"]["ledger"]["quarantined"] == 59
 
 
 @pytest.mark.slow

@@ -302,6 +302,68 @@ def test_in_a_table_the_greatest_revision_stands(job):
     }
 
 
+@pytest.mark.parametrize("lateness", ["", "    allowed_lateness: 1h\n"])
+def test_in_a_table_of_upserts_a_window_has_one_row(job, lateness):
+    text = Path(job.job).read_text("utf-8")
+    database = job.path / "lake.duckdb"
+    upsert = f"duckdb:{database}/views?mode=upsert\n{lateness}"
+    text = text.replace("parquet:warehouse/page_views\n", upsert)
+    Path(job.job).write_text(text, "utf-8")
+    job.add(GOING_ON)
+    job.ingest("--close_windows")
+    job.contract(RIGHT)
+    job.replay()
+    with duckdb.connect(str(database)) as lake:
+        rows: list[Any] = lake.execute(
+            "SELECT epoch(window_start), page, event_type, events, revenue, visitors FROM views"
+        ).fetchall()
+    wanted = page_views(job.expected().records)
+    assert sorted(rows, key=repr) == sorted(
+        ((key[0].timestamp(), *key[1:], *row) for key, row in wanted.items()), key=repr
+    )
+
+
+@pytest.mark.parametrize("more", ["", GOING_ON])
+def test_what_a_destination_refused_is_counted_once(job, tmp_path, more):
+    """It is in the windows since it was read, however often the table refuses it."""
+    job.contract(RIGHT)
+    text = Path(job.job).read_text("utf-8")
+    text = text.replace("parquet:warehouse/clicks\n", "duckdb:lake.duckdb/clicks\n")
+    Path(job.job).write_text(text + more, "utf-8")
+    flags = ["--close_windows"] if more else []
+    clean = Job(shutil.copytree(job.path, tmp_path / "clean"))
+    clean.ingest(*flags)
+    ((table,),) = lake(clean, "SELECT sql FROM duckdb_tables() WHERE table_name = 'clicks'")
+    lake(job, table.rstrip(";").removesuffix(")") + ", CHECK (event_type <> 'view'))")
+    job.ingest(*flags)
+    every = "SELECT event_id FROM clicks ORDER BY ALL"
+    assert 0 < len(lake(job, every)) < len(lake(clean, every))
+    job.replay()  # all of which are refused again
+    for statement in ("CREATE TABLE kept AS FROM clicks", "DROP TABLE clicks", table):
+        lake(job, statement)
+    lake(job, "INSERT INTO clicks FROM kept")
+    job.replay()
+    assert lake(job, every) == lake(clean, every)
+    assert job.counted("page_views") == clean.counted("page_views")
+
+
+def lake(job: Job, statement: str) -> list[Any]:
+    with duckdb.connect(str(job.path / "lake.duckdb")) as database:
+        return database.execute(statement).fetchall()
+
+
+def test_keys_that_the_output_does_not_hold_cannot_be_compared(job):
+    renamed = "SELECT * EXCLUDE (event_id), event_id AS id FROM records"
+    job.add(f"deduplicate: run\nsteps:\n- sql: {renamed}\n")
+    job.ingest()
+    job.contract(RIGHT)
+    before = job.counted("clicks")
+    done = job.letters_command("replay")
+    assert done.code == exit_codes.USAGE
+    assert "the output has no event_id, a field of the key" in done.err
+    assert job.counted("clicks") == before
+
+
 def test_two_at_once_exclude_each_other(job):
     job.ingest()
     with RunStore(str(job.path / "warehouse" / "ledger")).lock("replay"):

@@ -1,4 +1,5 @@
-"""Records of CSV and Avro files come back from any stage, though their file be gone."""
+"""Records come back from any stage: of CSV and Avro though their file be gone, and of jobs that
+remember keys though their own be among them."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from millstream.pipelines import exit_codes
 
+from tests.pipelines.clicks import rows_of
 from tests.pipelines.test_formats import COMPRESSIONS, CONTRACT, FORMS, JOB, Outcome, orders
 from tests.pipelines.test_replay import Job
 
@@ -30,8 +32,12 @@ class Orders(Job):
         return cls(path)
 
     def mend(self) -> None:
-        job = Path(self.job)
-        job.write_text(job.read_text().replace(BROKEN, MENDED))
+        self.change("job.yaml", BROKEN, MENDED)
+
+    def change(self, file: str, old: str, new: str) -> None:
+        text = (self.path / file).read_text()
+        assert old in text
+        (self.path / file).write_text(text.replace(old, new))
 
 
 @pytest.mark.parametrize("name", ["orders.csv", "orders.csv.gz", "deflate.avro"])
@@ -54,3 +60,25 @@ def test_what_a_step_refused(tmp_path, name, more):
     found = Outcome(job.path)
     assert sum(wanted.records.values()) > 300
     assert (found.records, found.hourly) == (wanted.records, wanted.hourly)
+
+
+def test_what_deduplication_has_kept_is_no_duplicate_of_itself(tmp_path):
+    """Its key is remembered since it was kept, however often and wherever it fails after that."""
+    more = GOING_ON + "deduplicate: horizon\nhorizon: 48h\n"
+    clean = Orders.of(tmp_path / "clean", "orders.jsonl", more)
+    clean.mend()
+    clean.ingest()
+    wanted = Outcome(clean.path)
+
+    job = Orders.of(tmp_path / "job", "orders.jsonl", more)
+    job.ingest()
+    job.replay()  # where all fail in the step again
+    job.change("orders.odcs.yaml", "maximum: 99", "maximum: 1")
+    job.replay()  # and now most by the contract
+    job.change("orders.odcs.yaml", "maximum: 1", "maximum: 99")
+    job.mend()
+    job.replay()
+    found = Outcome(job.path)
+    assert sum(wanted.records.values()) > 300
+    assert (found.records, found.hourly) == (wanted.records, wanted.hourly)
+    assert not any(row["duplicate"] for row in rows_of(f"jsonl:{job.path}/out/ledger"))

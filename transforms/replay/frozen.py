@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from ...schemas.dead_letters import SCHEMA
 from .. import storage
 
-COLUMNS = ("id", "attempt", "run_id", "source", "position", "payloadBytes", "attributes")
+COLUMNS = ("id", "attempt", "run_id", "stage", "source", "position", "payloadBytes", "attributes")
 """Of dead letters, what it takes to read their records again, and to tell what became of them."""
 FROZEN = pa.schema([SCHEMA.field(name) for name in COLUMNS])
 _FILE_ROWS = 50_000

@@ -24,6 +24,7 @@ from ..stage_result import StageResult
 from ..tallies import DEAD_LETTERS, TALLIES, Tally, count_sources
 from .decoders import SAYING, Decoders, Said
 from .frozen import FrozenLetters, read_frozen
+from .reached import REACHED, farthest
 
 _BATCH_ROWS = 20_000
 
@@ -173,7 +174,7 @@ class KnownLetters:
     """
 
     def __init__(self, paths: Sequence[str], keys: str = "") -> None:
-        columns = ["id", "attempt", "run_id"]
+        columns = ["id", "attempt", "run_id", "stage"]
         tables = [read_frozen(path, columns) for path in paths]
         self._letters = pa.concat_tables(tables).combine_chunks()
         self._paths = paths
@@ -186,7 +187,8 @@ class KnownLetters:
 
     def next_attempt(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Dead letters with the numbers of their attempts, whose they were before, and what was
-        known of them and is not said any more: what their messages carried, how they are read.
+        known of them and is not said any more: what their messages carried, how they are read, how
+        far they have come.
 
         Raises:
             EncryptionError: a letter before was encrypted, and its key is missing.
@@ -202,6 +204,11 @@ class KnownLetters:
         known = self._attributes(rows.to_numpy())
         said = batch.column("attributes").to_pylist()
         more = [self._carried(*pairs) for pairs in zip(known, said, strict=True)]
+        before = self._letters["stage"].take(rows).to_pylist()
+        now = batch.column("stage").to_pylist()
+        for i, stages in enumerate(zip(before, known, now, strict=True)):
+            if stage := farthest(*stages):
+                more[i].append((REACHED, stage))
         return with_attributes(batch, more) if any(more) else batch
 
     def _attributes(self, rows: np.ndarray) -> list[Pairs | None]:
@@ -224,7 +231,7 @@ class KnownLetters:
         elif is_encrypted(known):
             known = opened(known, keys_of(self._keys)) or ()
         # Which aggregate a record was late for is said where it is late again.
-        held = {"aggregate", *(pair["key"] for pair in said or ())}
+        held = {"aggregate", REACHED, *(pair["key"] for pair in said or ())}
         return [(pair["key"], pair["value"]) for pair in known if pair["key"] not in held]
 
 

@@ -6,6 +6,7 @@ Only what is asked for is decoded: other fields are passed over as they are.
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from functools import cache
@@ -26,9 +27,9 @@ def row_decoder(schema: pa.Schema) -> Callable[[Sequence[bytes]], pa.RecordBatch
 
     It raises ``msgspec.DecodeError``: a text is no such object.
     """
-    decode = msgspec.json.Decoder(_struct(schema)).decode
+    decode = msgspec.json.Decoder(_object(schema)).decode
     columns = [_columns(field.type) for field in schema]
-    getters = [attrgetter(f"f{i}") for i in range(len(schema))]
+    getters = _getters(schema)
 
     def rows(texts: Sequence[bytes]) -> pa.RecordBatch:
         objects = list(map(decode, texts))
@@ -50,10 +51,25 @@ def json_column(texts: Sequence[str | None], type: pa.DataType) -> pa.Array:
     return _columns(type)([None if text is None else decode(text) for text in texts])
 
 
+_ESCAPED = re.compile(r'["\\\x00-\x1f]')
+"""What JSON escapes in a name, and msgspec takes in none of a class."""
+
+
+def _fields(fields: pa.Schema | pa.StructType) -> list[pa.Field]:
+    return [fields.field(i) for i in range(len(fields))]
+
+
+def _is_dict(fields: pa.Schema | pa.StructType) -> bool:
+    """Whether objects are decoded as dicts of raw texts, since no class can have their names."""
+    return any(_ESCAPED.search(field.name) for field in _fields(fields))
+
+
 @cache
-def _struct(fields: pa.Schema | pa.StructType) -> Any:
-    """A class with an attribute ``fN`` for field N, null where it is missing."""
-    list_of = [fields.field(i) for i in range(len(fields))]
+def _object(fields: pa.Schema | pa.StructType) -> Any:
+    """A class with an attribute ``fN`` for field N, null where it is missing; or a dict."""
+    if _is_dict(fields):
+        return dict[str, msgspec.Raw]
+    list_of = _fields(fields)
     return msgspec.defstruct(
         "Row",
         [(f"f{i}", _nullable(field.type), None) for i, field in enumerate(list_of)],
@@ -62,11 +78,23 @@ def _struct(fields: pa.Schema | pa.StructType) -> Any:
     )
 
 
+def _getters(fields: pa.Schema | pa.StructType) -> list[Callable[[Any], Any]]:
+    """What gives each field's value of what :func:`_object` decodes."""
+    if _is_dict(fields):
+        return [_item_getter(field) for field in _fields(fields)]
+    return [attrgetter(f"f{i}") for i in range(len(fields))]
+
+
+def _item_getter(field: pa.Field) -> Callable[[dict[str, msgspec.Raw]], Any]:
+    decode = msgspec.json.Decoder(_nullable(field.type)).decode
+    return lambda row: None if (raw := row.get(field.name)) is None else decode(raw)
+
+
 def _python_type(type: Any) -> Any:
     if pt.is_dictionary(type):
         return _python_type(type.value_type)
     if pt.is_struct(type):
-        return _struct(type)
+        return _object(type)
     if pt.is_list(type) or pt.is_large_list(type):
         return list[_nullable(type.value_type)]  # type: ignore[misc]
     return next((found for matches, found in _SCALARS if matches(type)), str)
@@ -109,7 +137,7 @@ def _columns(type: Any) -> Columns:
 
 def _structs(type: pa.StructType) -> Columns:
     columns = [_columns(field.type) for field in type]
-    getters = [attrgetter(f"f{i}") for i in range(type.num_fields)]
+    getters = _getters(type)
 
     def make(values: Sequence[Any]) -> pa.Array:
         there = [value for value in values if value is not None]

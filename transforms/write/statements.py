@@ -201,15 +201,19 @@ def _compare(left: str, operator: str, right: str, load: Load, dialect: Dialect)
 
 def _order(prefix: str, load: Load, dialect: Dialect) -> list[str]:
     """What orders rows of one key, the weightiest first; nothing is ever null."""
-    return [f"COALESCE({prefix}{quoted(name)}, {_LEAST[_kind(name)]})"
+    return [f"COALESCE({prefix}{quoted(name)}, {_LEAST[_kind(name, load)]})"
             + (dialect.by_bytes if name == SOURCE else "") for name in load.order]  # fmt: skip
 
 
-_LEAST = {SOURCE: "''", POSITION: "-1", "time": "'-infinity'"}
+_LEAST = {SOURCE: "''", POSITION: "-1", "integer": "-1", "time": "'-infinity'"}
 
 
-def _kind(name: str) -> str:
-    return name if name in _LEAST else "time"
+def _kind(name: str, load: Load) -> str:
+    """What of :data:`_LEAST` comes before all values of a column: results are ordered by revisions,
+    which are integers."""
+    if name in (SOURCE, POSITION):
+        return name
+    return "integer" if load.table.field(name).type == "integer" else "time"
 
 
 def _of(side: str, names: Iterable[str]) -> str:

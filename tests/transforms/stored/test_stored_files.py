@@ -190,3 +190,26 @@ def test_every_type_comes_back_from_every_format(output, tmp_path):
     assert counted(open_stored(to).batches()) == counted([batch(given, table)])
     committed(to, {"data": [batch([{"f": math.nan}], table)]}, "r2")
     assert sum(math.isnan(v or 0) for b in open_stored(to).batches() for v in b["f"].to_pylist())
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl", "csv"])
+def test_names_that_json_escapes(form, tmp_path):
+    """Contracts have none, but a step can make them."""
+    inner = Field("in", "object", fields=(Field('a"b', "number"), Field("c\\d", "string")))
+    table = Table(
+        (
+            Field("id", "string"),
+            Field('say "n"', "integer"),
+            Field("tab\t", "object", fields=(Field("é", "object", fields=inner.fields),)),
+            Field("list", "array", items=inner),
+        )
+    )
+    rows = [
+        {"id": "r0", 'say "n"': 7, "tab\t": {"é": {'a"b': math.inf, "c\\d": 'x"'}}},
+        {"id": "r1", "list": [{'a"b': 1.5, "c\\d": None}, None, {'a"b': None, "c\\d": "\\"}]},
+        {"id": "r2", "tab\t": {"é": None}, "list": []},
+    ]
+    to = Output("rows", f"{form}:{tmp_path}/out", tables={"data": table})
+    committed(to, {"data": [batch(rows, table)]}, "r1")
+    stored = open_stored(to, "data", table.schema)
+    assert counted(stored.batches()) == counted([batch(rows, table)])
