@@ -7,10 +7,10 @@ CLOUD := .venv-cloud
 # Tests start processes by the hundred: what these import is compiled once.
 unexport PYTHONDONTWRITEBYTECODE
 # Brokers, killed processes, two processors for all of them: what fails is tried once more, and what
-# it said the first time is shown at the end. A law that Hypothesis broke fails again: it remembers.
+# it said the first time is shown at the end. A law's examples are the same both times.
 RERUNS := --reruns 1 --max-suite-reruns 4 --rerun-show-tracebacks
 
-.PHONY: demo test test-cloud quick lint bench bench-sinks bench-peers bench-stream bench-startup torture requirements clean
+.PHONY: demo test test-cloud quick fuzz lint bench bench-sinks bench-peers bench-stream bench-startup torture requirements clean
 
 $(STAMP): setup.py pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "millstream needs Python 3.11 or later")'
@@ -45,6 +45,11 @@ test-cloud:
 
 quick: $(STAMP)
 	$(BIN)/python -m pytest tests
+
+# Laws against examples that nobody has seen yet, FUZZ times as many as in the tests.
+FUZZ ?= 3
+fuzz: $(STAMP)
+	MILLSTREAM_FUZZ=$(FUZZ) $(BIN)/python -m pytest --timeout 3600 -m 'not service and not cloud' tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -345,6 +345,8 @@ def _enum(values: tuple[Any, ...], field: Field) -> _Judge:
 
     def breaks(a: pa.Array) -> pa.Array:
         allowed = pa.array([v for v in values if _scalar(v, field) is not None], a.type)
+        if pa.types.is_floating(a.type):  # Arrow looks values up by their bits, and zero has two
+            a, allowed = pc.add(a, 0.0), pc.add(allowed, 0.0)
         return pc.and_(pc.invert(pc.is_in(a, value_set=allowed)), a.is_valid())
 
     return _Judge(Code.ENUM, expected, breaks)

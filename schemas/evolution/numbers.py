@@ -13,7 +13,7 @@ from typing import Any
 from ..contract import Field, Rule
 from .examples import all_values, examples
 from .spans import Span, float_storage, in_units, near, neighbour, rounded, span_of, type_range
-from .texts import moves, without_offset
+from .texts import moved, moves, without_offset
 
 _EXACT = {"float64": 2**53, "float32": 2**24}
 """Up to there a float holds every whole number."""
@@ -116,7 +116,9 @@ def _is_kept(rule: Rule, old: Field, new: Field) -> bool:
     if rule.kind == "multipleOf":
         return _steps_fit(Fraction(Decimal(str(rule.value))), mine, old, new)
     if moves(old, new):
-        mine = Span(mine.low - _FARTHEST, mine.high + _FARTHEST, step=mine.step)
+        ends = moved(int(mine.low), int(mine.high), old, new)
+        low, high = ends or (mine.low - _FARTHEST, mine.high + _FARTHEST)
+        mine = Span(Fraction(low), Fraction(high), step=mine.step)
     limit = in_units(rule.value)
     if new.type == "number":
         limit = rounded(limit, new)

@@ -157,6 +157,43 @@ def moves(old: Field, new: Field) -> bool:
     return old.type == "timestamp" and None not in zones and zones[0] != zones[1]
 
 
+def moved(low: int, high: int, old: Field, new: Field) -> tuple[int, int] | None:
+    """The first and the last instant that the new field reads in texts of the old one's.
+
+    Args:
+        low, high: the old field's, in microseconds since the epoch.
+
+    Returns:
+        ``None`` where it cannot be told by the ends: clocks are changed near one of them.
+    """
+    ends = []
+    for at in (low, high):
+        found = {_shift(at + step, old, new) for step in _AROUND}
+        shift = found.pop()
+        if shift is None or found:
+            return None
+        ends.append(at + shift)
+    if _format(old) is None:  # which also reads texts that have an offset
+        return min(low, ends[0]), max(high, ends[1])
+    return ends[0], ends[1]
+
+
+_AROUND = range(-2 * 86_400_000_000, 2 * 86_400_000_000 + 1, 900_000_000)
+"""Microseconds: further than the same text is moved by any two zones, in steps of a quarter of an
+hour, between which no zone changes its clocks and changes them back."""
+
+
+def _shift(at: int, old: Field, new: Field) -> int | None:
+    """By how many microseconds a text's instant is another in the new field's zone."""
+    here, there = (ZoneInfo(_zone(field) or "UTC") for field in (old, new))
+    try:
+        instant = _EPOCH + at * _MICROSECOND
+        local = instant.astimezone(here).replace(tzinfo=there)
+        return (local - instant) // _MICROSECOND
+    except OverflowError:
+        return None
+
+
 def without_offset(values: Iterable[Any], field: Field) -> Iterator[str]:
     """Time stamps in ISO 8601 as they are written without an offset, where that may be."""
     if field.type != "timestamp" or _format(field) is not None or field.zone is None:
@@ -188,6 +225,8 @@ def _zone(field: Field) -> str | None:
     return None if rewrite[2] else field.zone or "UTC"
 
 
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICROSECOND = dt.timedelta(microseconds=1)
 _SAMPLE = dt.datetime(2031, 12, 25, 17, 46, 59, 123456, dt.UTC)
 _PARTS = {"date": dt.datetime.date, "time": dt.datetime.time, "timestamp": lambda v: v}
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 from evolving import evolved
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from millstream.schemas.contract import Contract, Field, Rule
 from millstream.schemas.evolution.compatible import judge, new_fields, verdicts
@@ -20,6 +20,12 @@ from tests import strategies
 
 UNDECIDABLE = {"pattern", "format"}
 """What cannot be decided of every two regular expressions."""
+
+ZONES = ["UTC", "Europe/Oslo", "America/St_Johns", "Pacific/Apia", "Australia/Lord_Howe"]
+DAY = 86_400
+NOON = dt.datetime(2026, 3, 29, 12)
+BOUNDS = st.datetimes(dt.datetime(2026, 3, 27), dt.datetime(2026, 4, 8))
+"""Around days on which several zones change their clocks."""
 
 
 def _takes(contract: Contract, payload: bytes, unknown: str = "ignore") -> bool:
@@ -132,7 +138,28 @@ def test_the_same_text_is_another_instant_in_another_zone():
     oslo, johns = (
         replace(T, zone=zone, rules=rules) for zone in ("Europe/Oslo", "America/St_Johns")
     )
-    assert _found(oslo, johns) == [("f", "minimum", True), ("f", "maximum", True)]
+    # The same clock shows in St. John's four and a half hours later.
+    assert _found(oslo, johns) == [("f", "maximum", True)]
+    assert _found(johns, oslo) == [("f", "minimum", True)]
+
+
+@given(st.sampled_from(ZONES), st.sampled_from(ZONES), BOUNDS, BOUNDS, st.integers(0, 3 * DAY))
+@example("Europe/Oslo", "America/St_Johns", dt.datetime(2026, 3, 29, 1), NOON, 0)
+@example("America/St_Johns", "Europe/Berlin", dt.datetime(2000, 1, 1), NOON, 1)
+def test_bounds_of_texts_in_another_zone(here, there, low, limit, length):
+    """Of every text of the old field, by the decoders."""
+    low, limit = low.replace(tzinfo=dt.UTC), limit.replace(tzinfo=dt.UTC)
+    rules = (Rule("minimum", low), Rule("maximum", low + dt.timedelta(seconds=length)))
+    old = _contract(replace(T, zone=here, rules=rules))
+    for kind in ("minimum", "maximum"):
+        new = _contract(replace(T, zone=there, rules=(Rule(kind, limit),)))
+        if judge(old, new):
+            continue
+        hours = [dt.timedelta(hours=hour) for hour in range(-60, 60)]
+        ends = low, low + dt.timedelta(seconds=length)
+        for at in (end + hour for end in ends for hour in hours):
+            payload = b'{"f":"%s"}' % at.replace(tzinfo=None).isoformat().encode()
+            assert _takes(new, payload) or not _takes(old, payload), payload
 
 
 def test_items_that_differ_in_what_is_left_out_are_alike():
