@@ -16,6 +16,7 @@ import pyarrow as pa
 from ..contract import Contract, Field
 from ..decoded import UnknownFields
 from ..json.decoder import JsonDecoder
+from ..rules import DIFFERING
 from .examples import Record, different, encoded, examples
 from .issues import ITEM, MISSING, Issue, Path, path_text
 
@@ -50,10 +51,25 @@ def _example(issue: Issue, old: Contract, keeps: JsonDecoder, refuses: JsonDecod
     seen = {encoded(record): None for record in records_with(old.fields, issue)}
     lines = pa.array(list(seen), pa.binary())
     bad = set(keeps.decode(lines).refused)
-    violations = refuses.decode(lines).violations
-    broken = {v.row for v in violations if _is_at(v.field, issue.path)}
-    broken -= bad
-    return min((lines[row].as_py() for row in broken), key=len, default=None)
+    violations = [v for v in refuses.decode(lines).violations if _is_at(v.field, issue.path)]
+    of_it = [v for v in violations if _is_of(v.message, issue.aspect)]
+    for some in (of_it, violations):  # at least one that breaks something there
+        if broken := {v.row for v in some} - bad:
+            return min((lines[row].as_py() for row in broken), key=len)
+    return None
+
+
+_WORDS = {
+    "minItems": "at least", "minProperties": "at least", "minLength": "at least",
+    "maxItems": "at most", "maxProperties": "at most", "maxLength": "at most",
+    "uniqueItems": DIFFERING, "pattern": "a match of", "multipleOf": "a multiple of",
+}  # fmt: skip
+"""What a violation's message says of a kind of rule, where a place may have several."""
+
+
+def _is_of(message: str, aspect: str) -> bool:
+    """Whether a violation is of this aspect, as far as its message tells."""
+    return aspect in _WORDS and message.startswith(f"expected {_WORDS[aspect]}")
 
 
 def _is_at(place: str, path: Path) -> bool:

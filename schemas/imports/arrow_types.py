@@ -89,6 +89,9 @@ def _unlike(name: str, kind: pa.DataType, path: Path, notes: Notes) -> Field:
     if pt.is_map(kind) or pt.is_struct(kind):
         notes.add(path, f"{kind}: kept as JSON")
         return Field(name, "json")
+    if pt.is_duration(kind):
+        notes.add(path, f"{kind}: held as its number of {kind.unit}")
+        return Field(name, "integer")
     if pt.is_float16(kind):
         notes.add(path, "halffloat: held in 32 bits")
         return Field(name, "number", storage="float32")

@@ -33,6 +33,8 @@ _CLOCKS: dict[str, LogicalType] = {
     "timestamp-micros": "timestamp",
     "timestamp-nanos": "timestamp",
 }
+_IN_INT = ("date", "time-millis")
+"""Logical types of ``int``; the others are of ``long``. On another type they say nothing."""
 _MICROS = ("date", "time-micros", "timestamp-micros", "local-timestamp-micros")
 _KNOWN = frozenset(
     {
@@ -77,7 +79,7 @@ def _schema_of(file: str) -> Any:
 
         try:
             return reader(io.BytesIO(data)).writer_schema
-        except (ValueError, KeyError, EOFError) as error:
+        except (ValueError, KeyError, EOFError, SchemaParseException, UnknownType) as error:
             raise CannotImport(f"{file}: no Avro file: {error}") from error
     try:
         return json.loads(data)
@@ -153,8 +155,9 @@ def _of_kind(kind: str, said: Mapping[str, Any], path: Path, name: str, notes: N
 
 def _clock(kind: str, logical: str, path: Path, name: str, notes: Notes) -> Field:
     local = logical.startswith("local-timestamp")
-    if not local and logical not in _CLOCKS:
-        notes.add(path, f"logical type {logical}: not known, read as {kind}")
+    is_known = local or logical in _CLOCKS
+    if not is_known or (kind == "int") != (logical in _IN_INT):
+        notes.add(path, f"logical type {logical}: none of {kind}, read as {kind}")
         return Field(name, required=True, **_SCALARS[kind])
     if logical not in _MICROS:
         notes.add(path, f"{logical}: held in microseconds")

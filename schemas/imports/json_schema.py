@@ -6,6 +6,7 @@ What a schema asks and a contract cannot say is noted, never left out in silence
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,6 +23,9 @@ _MAX_DEPTH = 50
 _ID = re.compile(r"urn:contract:(.+):([^:]+)")
 _TITLES = frozenset({"$schema", "$id", "$comment", "$defs", "definitions", "title", "id"})
 _SAID = _TITLES | {"type", "description", "properties", "required", "items", "enum", "const"}
+_CHOICES = ("anyOf", "oneOf", "allOf")
+_ASIDE = _TITLES | {"description", "default", "examples", "deprecated", "readOnly", "writeOnly"}
+"""What asks nothing of values."""
 _STORAGES = [f"{sign}int{bits}" for bits in (8, 16, 32, 64) for sign in ("", "u")]
 _FORMATS = frozenset({"uuid", "email", "hostname", "ipv4", "ipv6", "uri"})
 _SIZES = {
@@ -29,6 +33,13 @@ _SIZES = {
     "array": ("minItems", "maxItems"),
     "object": ("minProperties", "maxProperties"),
 }
+_ASKED: dict[str, tuple[type | tuple[type, ...], str]] = {
+    **{key: ((int, Decimal), "a whole number") for sizes in _SIZES.values() for key in sizes},
+    **dict.fromkeys(("minimum", "maximum", "multipleOf"), ((int, Decimal), "a number")),
+    **dict.fromkeys(("exclusiveMinimum", "exclusiveMaximum"), ((int, Decimal), "a number")),
+    **dict.fromkeys(("enum", "required", "anyOf", "oneOf", "allOf"), (list, "a list")),
+}
+"""Keyword → what its value must be, where it is read. Draft 4 has Booleans for ``exclusive…``."""
 _BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf")
 
 
@@ -73,24 +84,55 @@ class _Reader:
         self, said: Any, name: str, path: Path, required: bool = True, open: tuple[str, ...] = ()
     ) -> Field:
         """The field that a schema says; not required if it may be null."""
-        said, open = self._resolved(said, path, open)
-        if said is None or not isinstance(said, dict) or len(path) > _MAX_DEPTH:
-            return Field(name, "json", required)
+        said, open, nullable = self._only_choice(said, path, open)
+        if said is False:
+            self.notes.add(path, "not held to false: that it is not there")
+        if not isinstance(said, dict) or len(path) > _MAX_DEPTH:
+            said = {}
+        self._see_sound(said, path)
         types = self._types(said)
         untyped = not types
-        if untyped and required and path[-1:] == (ITEM,):
+        nullable = nullable or "null" in types or self._may_be_null(said)
+        if nullable or (untyped and path[-1:] == (ITEM,)):
             required = False
         elif untyped and required and path:
             self.notes.add(path, "of any type: must be there, and not be null")
-        nullable = "null" in types
         types = [t for t in types if t != "null"]
-        required = required and not nullable
         if len(types) != 1:
             if len(types) > 1:
                 self.notes.add(path, f"of the types {', '.join(types)}: kept as JSON")
             return self._json(said, name, path, required)
         made = _MAKERS.get(types[0], _Reader._json)(self, said, name, path, required, open)
         return replace(made, description=_text(said.get("description")))
+
+    def _only_choice(
+        self, said: Any, path: Path, open: tuple[str, ...]
+    ) -> tuple[Any, tuple[str, ...], bool]:
+        """The one schema that ``anyOf`` and its like leave besides null; and whether null is left.
+
+        Several are left as they are, and so is one beside which more is asked.
+        """
+        said, open = self._resolved(said, path, open)
+        for key in _CHOICES:
+            branches = said.get(key) if isinstance(said, dict) else None
+            if not isinstance(branches, list) or said.keys() - {key} - _ASIDE:
+                continue
+            others = [b for b in branches if not self._is_null(b)]
+            if len(others) != 1 or not isinstance(others[0], dict):
+                continue
+            beside = {k: v for k, v in said.items() if k != key}
+            is_optional = key != "allOf" and len(others) < len(branches)
+            said, open, inside = self._only_choice({**others[0], **beside}, path, open)
+            return said, open, is_optional or inside
+        return said, open, False
+
+    def _is_null(self, said: Any) -> bool:
+        return isinstance(said, dict) and self._types(said) == ["null"]
+
+    def _may_be_null(self, said: Mapping[str, Any]) -> bool:
+        """Whether null is among an untyped schema's choices."""
+        choices = [b for key in ("anyOf", "oneOf") for b in said.get(key) or ()]
+        return not self._types(said) and any(map(self._is_null, choices))
 
     def _resolved(
         self, said: Any, path: Path, open: tuple[str, ...]
@@ -124,6 +166,14 @@ class _Reader:
                 where = ".".join(path) or "the schema"
                 raise CannotImport(f"{self._file}: {where}: $ref {reference}: there is no such")
         return found
+
+    def _see_sound(self, said: Mapping[str, Any], path: Path) -> None:
+        """Refuse what is no JSON Schema, as a minimum that is a string."""
+        for key, (kind, words) in _ASKED.items():
+            if key in said and not isinstance(said[key], kind):
+                where = ".".join((*path, key))
+                text = json.dumps(said[key], default=str)[:80]
+                raise CannotImport(f"{self._file}: {where}: expected {words}, found {text}")
 
     def _types(self, said: Mapping[str, Any]) -> list[str]:
         given = said.get("type")
@@ -247,7 +297,11 @@ class _Reader:
     def _number(
         self, said: Any, name: str, path: Path, required: bool, open: tuple[str, ...]
     ) -> Field:
-        rules = [Rule(kind, float(value)) for kind, value in _bounds(said).items()]
+        bounds = {kind: float(value) for kind, value in _bounds(said).items()}
+        for kind, value in bounds.items():
+            if math.isinf(value):
+                self.notes.add(path, f"not held to {kind}: {said.get(kind)}, which no double holds")
+        rules = [Rule(kind, value) for kind, value in bounds.items() if math.isfinite(value)]
         numbers = self._enum(said, path, lambda v: type(v) in (int, float, Decimal))
         rules += [Rule(r.kind, tuple(map(float, r.value))) for r in numbers]
         self._leftovers(said, path, {*_BOUNDS, "format"})

@@ -8,7 +8,6 @@ as a note.
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as File
@@ -116,9 +115,11 @@ def _csv(file: str) -> Iterator[tuple[Columns, int]]:
     import pyarrow.csv as pc
 
     with open(file, encoding="utf-8-sig", newline="") as stream:
-        header = next(csv.reader(io.StringIO(stream.readline())), [])
+        header = next(csv.reader(stream), [])  # a quoted name may have several lines
     if not header:
         raise CannotImport(f"{file}: no header")
+    if twice := next((name for name in header if header.count(name) > 1), None):
+        raise CannotImport(f"{file}: the header names the column {twice!r} twice: no job reads it")
     # Cells are taken as text: what they are is found out here, as the decoder will.
     convert = pc.ConvertOptions(
         column_types=dict.fromkeys(header, pa.string()),

@@ -30,7 +30,8 @@ _INTEGERS = {
 }  # fmt: skip
 _SCALARS: dict[Any, dict[str, Any]] = {
     _T.BOOLEAN: {"type": "boolean"},
-    _T.BIT: {"type": "boolean"},
+    _T.BIT: {"type": "boolean"},  # of one bit
+    _T.ARRAY: {"type": "json"},  # of anything
     _T.FLOAT: {"type": "number", "storage": "float32"},
     _T.DOUBLE: {"type": "number"},
     _T.DATE: {"type": "date"},
@@ -112,22 +113,23 @@ class _Table:
         self._unique: set[str] = set()
         self._key: tuple[str, ...] = ()
         self._described: dict[str, str] = {}
+        self._names: list[str] = []
 
     def read(self) -> Imported:
         schema = self._create.this
         columns = [part for part in schema.expressions if isinstance(part, exp.ColumnDef)]
         if not columns:
             raise CannotImport(f"{self._file}: {schema.this.name} has no columns")
+        self._names = [column.name for column in columns]
         fields = []
         for column in columns:
             name = column.name
             fields.append(self._typed(name, column.args.get("kind"), (name,)))
             for constraint in column.args.get("constraints") or ():
                 self._of_column(name, constraint.args.get("kind"))
-        names = [field.name for field in fields]
         for part in schema.expressions:
             if not isinstance(part, exp.ColumnDef):
-                self._of_table(part, names)
+                self._of_table(part)
         described = self._create.find(exp.SchemaCommentProperty)
         return Imported(
             schema.this.name,
@@ -136,6 +138,16 @@ class _Table:
             primary_key=self._key,
             notes=self.notes,
         )
+
+    def _named(self, column: Any) -> str:
+        """The name of a column as it is defined: without quotes, SQL's names have no case."""
+        while isinstance(column, exp.Ordered | exp.ColumnPrefix):
+            column = column.this
+        name = column.name
+        if name in self._names:
+            return name
+        alike = [known for known in self._names if known.lower() == name.lower()]
+        return alike[0] if len(alike) == 1 else name
 
     def _done(self, field: Field) -> Field:
         rules = []
@@ -171,6 +183,8 @@ class _Table:
             return Field(name, "array", items=item)
         if of in (_T.STRUCT, _T.OBJECT) and kind.expressions:
             return Field(name, "object", fields=tuple(self._inside(kind, path)))
+        if of == _T.LOWCARDINALITY and kind.expressions:  # ClickHouse's way of storing it
+            return self._typed(name, kind.expressions[0], path)
         if of in _INTEGERS:
             return Field(name, "integer", storage=_INTEGERS[of])
         if of in (_T.INT128, _T.UINT128, _T.INT256, _T.UINT256):
@@ -188,8 +202,10 @@ class _Table:
         if of in (_T.ENUM, _T.ENUM8, _T.ENUM16) and kind.expressions:
             values = tuple(value.name for value in kind.expressions)
             return Field(name, "string", rules=(Rule("enum", values),))
+        if of == _T.BIT and _numbers(kind) not in ([], [1]):
+            return None
         if of in _SCALARS:
-            if of == _T.MAP:
+            if of in (_T.MAP, _T.ARRAY):
                 self.notes.add(path, f"{self._sql(kind)}: kept as JSON")
             return Field(name, **_SCALARS[of])
         if of in (_T.BINARY, _T.VARBINARY, _T.BLOB):
@@ -229,7 +245,7 @@ class _Table:
             case exp.CommentColumnConstraint():
                 self._described[name] = kind.this.name
             case exp.CheckColumnConstraint():
-                self._check(kind.this, [name])
+                self._check(kind.this)
             case exp.DefaultColumnConstraint():
                 self.notes.add((name,), f"default {self._sql(kind.this)}")
             case None:
@@ -237,41 +253,52 @@ class _Table:
             case _:
                 self.notes.add((name,), f"not held to {self._sql(kind)}")
 
-    def _of_table(self, part: Any, names: list[str]) -> None:
+    def _of_table(self, part: Any) -> None:
         if isinstance(part, exp.Constraint):
-            for inner in part.expressions:
-                self._of_table(inner, names)
+            for inner in _joined(part.expressions):
+                self._of_table(inner)
         elif isinstance(part, exp.PrimaryKey):
-            self._key = tuple(column.name for column in part.expressions)
+            self._key = tuple(map(self._named, part.expressions))
         elif isinstance(part, exp.UniqueColumnConstraint) and part.this is not None:
-            columns = [column.name for column in getattr(part.this, "expressions", ())]
+            columns = list(map(self._named, getattr(part.this, "expressions", ())))
             if len(columns) == 1:
                 self._unique.add(columns[0])
             else:
                 self.notes.add((), f"not held to {self._sql(part)}")
         elif isinstance(part, exp.CheckColumnConstraint):
-            self._check(part.this, names)
+            self._check(part.this)
         else:
             self.notes.add((), f"not held to {self._sql(part)}")
 
-    def _check(self, condition: Any, names: list[str]) -> None:
+    def _check(self, condition: Any) -> None:
         """Take the conditions that are rules of one column; note the others."""
         while isinstance(condition, exp.Paren):
             condition = condition.this
         if isinstance(condition, exp.And):
-            self._check(condition.left, names)
-            self._check(condition.right, names)
-            return
-        found = _rule_of(condition)
-        if found is not None and found[0] in names:
-            self._rules.setdefault(found[0], []).extend(found[1])
+            self._check(condition.left)
+            self._check(condition.right)
             return
         column = condition.find(exp.Column)
-        path = (column.name,) if column is not None and column.name in names else ()
+        name = self._named(column) if column is not None else ""
+        found = _rule_of(condition)
+        if found is not None and name in self._names:
+            self._rules.setdefault(name, []).extend(found[1])
+            return
+        path = (name,) if name in self._names else ()
         self.notes.add(path, f"not held to CHECK ({self._sql(condition)})")
 
     def _sql(self, expression: Any) -> str:
         return expression.sql(dialect=self._dialect)
+
+
+def _joined(parts: list[Any]) -> list[Any]:
+    """T-SQL's ``PRIMARY KEY CLUSTERED (a)``, which is parsed as two parts, as one."""
+    match parts:
+        case [exp.PrimaryKeyColumnConstraint(), exp.ClusteredColumnConstraint() as of]:
+            return [exp.PrimaryKey(expressions=of.this)]
+        case [exp.PrimaryKeyColumnConstraint(), exp.NonClusteredColumnConstraint() as of]:
+            return [exp.PrimaryKey(expressions=of.this)]
+    return parts
 
 
 def _numbers(kind: exp.DataType) -> list[int]:

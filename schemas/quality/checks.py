@@ -8,6 +8,7 @@ rules have made dead letters of the worst of them; rows, duplicates and queries 
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import math
@@ -75,7 +76,23 @@ def _is_equal(value: Any, limit: Any) -> bool:
     number, other = _exact(value), _exact(limit)
     if number is not None and other is not None:
         return number == other
+    if isinstance(value, dt.date | dt.time):
+        return isinstance(limit, str) and _is_moment(value, limit)
     return type(value) is type(limit) and value == limit
+
+
+def _is_moment(value: dt.date | dt.time, limit: str) -> bool:
+    """Whether a text says this day or time; without an offset, in UTC."""
+    try:
+        said = type(value).fromisoformat(limit)
+    except ValueError:
+        return False
+    return _in_utc(value) == _in_utc(said)
+
+
+def _in_utc(moment: Any) -> Any:
+    is_naive = isinstance(moment, dt.datetime) and moment.tzinfo is None
+    return moment.replace(tzinfo=dt.UTC) if is_naive else moment
 
 
 def _compare(value: Any, limit: Any) -> int | None:

@@ -222,6 +222,8 @@ class _Reader:
     def invalid(self, check: Check) -> Check:
         field = self._needs_field(check)
         listed, at = self._argument("validValues", list)
+        if listed and field.type not in CONVERTERS and not self._is_rule:  # of a rule, a finding
+            raise at.error(f"values of type {field.type} are not compared with a list")
         values = [v for i, x in enumerate(listed or []) for v in self._converted(field, x, at[i])]
         pattern, at = self._argument("pattern", str)
         if pattern is not None and field.type != "string":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import uuid
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -32,6 +34,42 @@ schema:
   properties:
   - {name: id, logicalType: integer, required: true}
 """
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://host", "https://", "me:secret@host"])
+def test_what_is_no_url(url: str):
+    with pytest.raises(SubjectError) as raised:
+        Subjects(url)
+    said = "what is given is no URL of a schema registry: say registry=https://…"
+    assert str(raised.value) == said
+
+
+@pytest.mark.parametrize("body", [b"<html>Sign in", b"[]", b'"up"', b"\xff\xfe"])
+def test_what_answers_and_is_no_registry(body: bytes):
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    schema = registered_schema(parse_contract(CONTRACT, "c.yaml"), CONTRACT, "avro")
+    try:
+        with Subjects(f"http://127.0.0.1:{server.server_port}") as subjects:
+            for ask in (lambda: subjects.fetch("s"), lambda: subjects.find("s", schema)):
+                with pytest.raises(SubjectError, match="subject s: it answers, but not as a reg"):
+                    ask()
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -72,7 +72,10 @@ def checked_url(url: str, mistake: type[ValueError]) -> str:
             "the schema registry's URL has credentials in it; put USER:PASSWORD into the "
             f"environment variable {CREDENTIALS_VARIABLE}"
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if url and (parts.scheme not in ("http", "https") or not parts.hostname):
+        # Not repeated: what has no scheme may have a password all the same.
+        raise mistake("what is given is no URL of a schema registry: say registry=https://…")
+    if not url:
         raise mistake("format=avro needs the schema registry: say registry=https://…")
     return url
 

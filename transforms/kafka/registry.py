@@ -25,6 +25,8 @@ NOT_FOUND = 404
 _NO_SCHEMA = 40403
 """The registry's own code for a number that no schema has."""
 _NOT_LET_IN = {401, 403}
+_NO_REGISTRY = (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError, KeyError)
+"""What the client raises of an answer that it cannot make out, as a proxy's page."""
 _NUMBERS = {"timeout", "max.retries", "retries.wait.ms", "retries.max.wait.ms", "cache.capacity"}
 
 
@@ -103,6 +105,9 @@ class Registry:
             if status < 500 and status != 408 and status != 429:
                 raise self._mistake(f"{said}: {error.error_message}") from error
             raise Unavailable(said) from error
+        except _NO_REGISTRY as error:
+            said = f"schema registry {self.url}, {what}: it answers, but not as a registry does"
+            raise self._mistake(f"{said}; is this its URL?") from error
         except httpx.TransportError as error:
             why = f"{type(error).__name__}: {error}"
             raise Unavailable(f"schema registry {self.url} does not answer: {why}") from error

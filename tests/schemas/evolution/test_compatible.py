@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from dataclasses import replace
 
 import pyarrow as pa
@@ -224,3 +225,19 @@ def test_modes(mode, asked):
     first, second, third = (_contract(N, version=v) for v in "123")
     found = verdicts([first, second], third, mode)
     assert [(v.writer.version, v.reader.version) for v in found] == asked
+
+
+def test_a_record_shows_the_rule_that_is_named():
+    """And no other rule of the same place, which it might break in fewer bytes."""
+
+    def tags(*rules: Rule) -> Contract:
+        item = Field("item", "string", required=True)
+        return _contract(Field("tags", "array", items=item, rules=rules))
+
+    few, unique = Rule("maxItems", 3), Rule("uniqueItems", True)
+    examples = {
+        found.issue.aspect: json.loads(found.example or b"null")["tags"]
+        for found in judge(tags(), tags(few, unique))
+    }
+    assert len(set(examples["maxItems"])) > 3
+    assert len(set(examples["uniqueItems"])) < len(examples["uniqueItems"]) <= 3

@@ -173,6 +173,21 @@ def test_lines_that_are_no_json_are_counted(tmp_path: Path):
     assert "21 rows" in found.notes.of(())
 
 
+def test_a_header_of_csv_in_several_lines(tmp_path: Path):
+    file = tmp_path / "rows.csv"
+    file.write_text('"the\nname",b\n01,2\n', "utf-8")
+    found = import_samples([str(file)])
+    assert [(f.name, f.type) for f in found.fields] == [("b", "integer")]
+    assert r"'the\nname' cannot be the name of a field: left out" in found.notes.of(())
+
+
+def test_a_header_of_csv_that_names_a_column_twice(tmp_path: Path):
+    file = tmp_path / "rows.csv"
+    file.write_text("a,b,a\n1,2,x\n", "utf-8")
+    with pytest.raises(CannotImport, match="the header names the column 'a' twice"):
+        import_samples([str(file)])
+
+
 def test_what_samples_cannot_be_made_of(tmp_path: Path):
     empty = tmp_path / "rows.jsonl"
     empty.write_bytes(b"")

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from millstream.schemas.arrow_decoder import ArrowDecoder
 from millstream.schemas.contract import Contract, Field, Rule
 from millstream.schemas.imports.arrow_types import import_parquet
 from millstream.schemas.imports.avro import import_avro
@@ -78,6 +79,34 @@ def test_avro(tmp_path: Path):
     assert "holds itself" in found.notes.of(("node", "next"))[0]
 
 
+def test_a_logical_type_of_another_avro_type_says_nothing(tmp_path: Path):
+    """Avro's specification: readers ignore it, and read the type that is beneath."""
+    said = {"type": "record", "name": "R", "fields": [
+        {"name": "a", "type": {"type": "int", "logicalType": "timestamp-millis"}},
+        {"name": "b", "type": {"type": "long", "logicalType": "date"}},
+        {"name": "c", "type": {"type": "int", "logicalType": "local-timestamp-micros"}},
+        {"name": "d", "type": {"type": "int", "logicalType": "time-millis"}},
+        {"name": "e", "type": {"type": "long", "logicalType": "time-micros"}},
+    ]}  # fmt: skip
+    found = import_avro(_json(tmp_path, said))
+    types = [field.type for field in _loaded(found).fields]
+    assert types == ["integer", "integer", "integer", "time", "time"]
+    assert found.notes.of(("a",)) == ["logical type timestamp-millis: none of int, read as int"]
+
+
+def test_an_avro_file_with_a_schema_that_is_none(tmp_path: Path):
+    decimal = {"type": "bytes", "logicalType": "decimal", "precision": 2, "scale": 5}
+    fields = [{"name": "a", "type": decimal}]
+    schema = json.dumps({"type": "record", "name": "R", "fields": fields})
+    # A map of one entry, key and value with their lengths, as zigzag varints; then the marker.
+    size = 2 * len(schema)
+    entry = b"\x16avro.schema" + bytes([size & 127 | 128, size >> 7]) + schema.encode()
+    file = tmp_path / "rows.avro"
+    file.write_bytes(b"Obj\x01\x02" + entry + b"\x00" + b"m" * 16)
+    with pytest.raises(CannotImport, match="no Avro file: decimal scale"):
+        import_avro(str(file))
+
+
 def test_avro_in_a_file(tmp_path: Path):
     fastavro = pytest.importorskip("fastavro")
     file = tmp_path / "rows.avro"
@@ -144,6 +173,122 @@ def test_a_bound_of_draft_4(tmp_path: Path):
     made = _loaded(import_json_schema(_json(tmp_path, said)))
     for field in made.fields:
         assert set(field.rules) == {Rule("exclusiveMinimum", 0), Rule("maximum", 9)}
+
+
+NULLS = {
+    "type": "object",
+    "required": ["either", "pydantic", "many", "any", "alone"],
+    "$defs": {"place": {"type": "object", "required": ["zip"], "properties": {
+        "zip": {"type": "string", "minLength": 2}
+    }}},
+    "properties": {
+        "either": {"oneOf": [{"type": "null"}, {"$ref": "#/$defs/place"}], "title": "Either"},
+        "pydantic": {"anyOf": [{"type": "integer", "minimum": 3}, {"type": "null"}], "default": 1},
+        "many": {"anyOf": [{"type": "string"}, {"type": "integer"}, {"const": None}]},
+        "any": True,
+        "never": False,
+        "alone": {"allOf": [{"$ref": "#/$defs/place"}], "description": "Where."},
+        "more": {"anyOf": [{"type": "string"}, {"type": "null"}], "minLength": 3},
+    },
+}  # fmt: skip
+
+
+def test_a_choice_of_one_schema_or_null(tmp_path: Path):
+    found = import_json_schema(_json(tmp_path, NULLS))
+    made = _loaded(found)
+    zip = Field("zip", "string", True, (Rule("minLength", 2),))
+    assert made.field("either") == Field("either", "object", False, fields=(zip,))
+    alone = Field("alone", "object", True, fields=(zip,), description="Where.")
+    assert made.field("alone") == alone
+    assert made.field("pydantic") == Field("pydantic", "integer", False, (Rule("minimum", 3),))
+    assert [(made.field(n).type, made.field(n).required) for n in ("many", "any", "more")] == [
+        ("json", False),
+        ("json", True),
+        ("json", False),
+    ]
+    assert found.notes.of(("any",)) == ["of any type: must be there, and not be null"]
+    assert found.notes.of(("never",)) == ["not held to false: that it is not there"]
+    assert [note.partition(":")[0] for note in found.notes.of(("more",))] == [
+        "not held to anyOf",
+        "not held to minLength",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"type": "string", "minLength": "x"}, 'minLength: expected a whole number, found "x"'),
+        ({"type": "integer", "minimum": "5"}, 'minimum: expected a number, found "5"'),
+        ({"type": "number", "maximum": None}, "maximum: expected a number, found null"),
+        ({"type": "string", "enum": "abc"}, 'enum: expected a list, found "abc"'),
+        ({"anyOf": {}}, "anyOf: expected a list, found {}"),
+        ({"properties": {"b": {}}, "required": "b"}, 'required: expected a list, found "b"'),
+    ],
+)
+def test_what_is_no_json_schema(tmp_path: Path, asked: Any, message: str):
+    said = {"type": "object", "properties": {"a": asked}}
+    with pytest.raises(CannotImport) as raised:
+        import_json_schema(_json(tmp_path, said))
+    assert str(raised.value).endswith(f"schema.json: a.{message}")
+
+
+def test_a_bound_that_no_double_holds(tmp_path: Path):
+    file = tmp_path / "schema.json"
+    file.write_text('{"properties": {"n": {"type": "number", "minimum": 1, "maximum": 1e400}}}')
+    found = import_json_schema(str(file))
+    assert _loaded(found).field("n").rules == (Rule("minimum", 1),)
+    assert found.notes.of(("n",)) == ["not held to maximum: 1E+400, which no double holds"]
+
+
+def _table(folder: Path, sql: str, dialect: str) -> tuple[Contract, Imported]:
+    file = folder / "table.sql"
+    file.write_text(sql, "utf-8")
+    found = import_sql(str(file), dialect)
+    return _loaded(found), found
+
+
+@pytest.mark.parametrize(
+    ("dialect", "sql"),
+    [
+        ("snowflake", "CREATE TABLE t (ID INT, Name VARCHAR(9), PRIMARY KEY (id), UNIQUE (NAME), "
+         "CHECK (LENGTH(name) > 2))"),
+        ("mysql", "CREATE TABLE t (`ID` INT, `Name` VARCHAR(9) CHECK (LENGTH(name) > 2), "
+         "PRIMARY KEY (`id`), UNIQUE KEY u (`name`))"),
+    ],
+)  # fmt: skip
+def test_names_in_sql_have_no_case(tmp_path: Path, dialect: str, sql: str):
+    made, found = _table(tmp_path, sql, dialect)
+    assert (made.primary_key, made.field("ID").required) == (("ID",), True)
+    assert made.field("Name").unique
+    assert set(made.field("Name").rules) == {Rule("maxLength", 9), Rule("minLength", 3)}
+    assert not len(found.notes)
+
+
+def test_quoted_names_in_sql_that_differ_in_case_alone(tmp_path: Path):
+    sql = """CREATE TABLE t ("a" INT, "A" INT, PRIMARY KEY ("A"), CHECK ("a" > 3))"""
+    made, _ = _table(tmp_path, sql, "postgresql")
+    assert made.primary_key == ("A",)
+    assert made.field("a").rules == (Rule("exclusiveMinimum", 3),)
+
+
+@pytest.mark.parametrize("kind", ["CLUSTERED", "NONCLUSTERED"])
+def test_the_key_of_t_sql(tmp_path: Path, kind: str):
+    sql = f"CREATE TABLE t ([Id] INT, [B] BIT, CONSTRAINT k PRIMARY KEY {kind} ([Id] ASC, [B]))"
+    made, found = _table(tmp_path, sql, "tsql")
+    assert made.primary_key == ("Id", "B")
+    assert made.field("B").type == "boolean"
+    assert not len(found.notes)
+
+
+def test_types_of_dialects(tmp_path: Path):
+    made, found = _table(tmp_path, "CREATE TABLE t (a ARRAY, b ARRAY(INT))", "snowflake")
+    assert [field.type for field in made.fields] == ["json", "array"]
+    assert found.notes.of(("a",)) == ["ARRAY: kept as JSON"]
+    made, found = _table(tmp_path, "CREATE TABLE t (a BIT(8), b BIT(1))", "mysql")
+    assert [field.type for field in made.fields] == ["string", "boolean"]
+    assert found.notes.of(("a",)) == ["BIT(8): no type of a contract, read as a string"]
+    made, _ = _table(tmp_path, "CREATE TABLE t (a LowCardinality(UInt8))", "clickhouse")
+    assert (made.field("a").type, made.field("a").storage) == ("integer", "uint8")
 
 
 SQL = """\
@@ -233,6 +378,16 @@ def test_parquet(tmp_path: Path):
     assert [made.field(n).type for n in ("kind", "pairs", "raw")] == ["string", "json", "string"]
     assert "kept as JSON" in found.notes.of(("pairs",))[0]
     assert found.notes.of(("raw",)) == ["binary: no type of a contract, read as a string"]
+
+
+def test_lengths_of_time_in_parquet_are_numbers(tmp_path: Path):
+    file = tmp_path / "rows.parquet"
+    rows = pa.table({"took": pa.array([5, None], pa.duration("ms"))})
+    pq.write_table(rows, file)
+    found = import_parquet(str(file))
+    made = _loaded(found)
+    assert found.notes.of(("took",)) == ["duration[ms]: held as its number of ms"]
+    assert not ArrowDecoder(made).decode(rows.to_batches()[0]).refused
 
 
 IMPORTS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -29,6 +30,16 @@ from millstream.schemas.quality.checks import (
         ("mustBe", 0.1, [0.1, Fraction(1, 10)], [Fraction(1, 9)]),
         ("mustBe", "OK", ["OK"], ["ok", 0, None]),
         ("mustBe", True, [True], [1, False]),
+        ("mustBe", "2026-01-05", [date(2026, 1, 5)], [date(2026, 1, 6), "5"]),
+        ("mustNotBe", "2026-01-05", [date(2026, 1, 6)], [date(2026, 1, 5), None]),
+        (
+            "mustBe",
+            "2026-01-05T01:00:00+01:00",
+            [datetime(2026, 1, 5), datetime(2026, 1, 5, tzinfo=UTC)],
+            [datetime(2026, 1, 5, 1), date(2026, 1, 5)],
+        ),
+        ("mustBe", "09:30:00", [time(9, 30)], [time(9, 31)]),
+        ("mustBe", 5, [5], [date(2026, 1, 5)]),
         ("mustNotBe", 0, [1, -1, "0"], [0, None]),
         ("mustBeGreaterThan", 5, [6, 5.1], [5, 4, None, "6", math.inf]),
         ("mustBeGreaterOrEqualTo", 5, [5, 6], [4, None]),

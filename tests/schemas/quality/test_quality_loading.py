@@ -259,6 +259,12 @@ def test_a_schedule_is_a_finding_and_the_check_is_made():
             "",
             "arguments.validValues[0]: expected an integer, found 'a'",
         ),
+        (
+            "logicalType: array, items: {logicalType: string}, quality: [{metric: invalidValues, "
+            "mustBeLessThan: 1, arguments: {validValues: [a]}}]",
+            "",
+            "arguments.validValues: values of type array are not compared with a list",
+        ),
         (string("type: sql, mustBe: 1"), "", "a check of type sql needs a query"),
         (
             string("metric: nullValues, mustBe: few"),

@@ -262,3 +262,27 @@ def test_of_a_key_that_is_there_often_two_are_kept():
     assert in_order(run) == [(5, 5), (5, 5), (6, 6)]
     assert run.repeated == 1
     assert duplicates.repeated_in([]) == duplicates.merged([]).repeated == 0
+
+
+@pytest.mark.parametrize("format", ["f32", "f64"])
+def test_zero_is_zero_whatever_its_sign(format: str):
+    text = f"""\
+apiVersion: v3.1.0
+kind: DataContract
+id: c
+version: 1.0.0
+schema:
+- name: c
+  properties:
+  - name: x
+    logicalType: number
+    logicalTypeOptions: {{format: {format}}}
+    quality:
+    - {{metric: missingValues, mustBeLessThan: 1, arguments: {{missingValues: [0]}}}}
+    - {{metric: invalidValues, mustBeLessThan: 1, arguments: {{validValues: [0, 0.1]}}}}
+"""
+    contract = parse_contract(text, "c.yaml")
+    columns = record_schema(contract)
+    rows = [{"x": x} for x in (0.0, -0.0, 0.1, 5.0)]
+    found = Measure(parse_checks(text, "c.yaml", contract), contract, columns)
+    assert found.of(pa.RecordBatch.from_pylist(rows, columns)).counts == (2, 1)
