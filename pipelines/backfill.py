@@ -11,7 +11,7 @@ import msgspec
 from ..transforms import storage
 from . import exit_codes, job_secrets, logs, runners
 from .backfill_command import instant
-from .backfill_limits import limits, refuse_open_letters, too_far
+from .backfill_limits import limits, refuse_open_letters, refuse_open_refusals, too_far
 from .backfill_prepare import Prepared, prepared, targets
 from .backfill_sources import ReadFailed, from_input, from_output
 from .backfill_text import show
@@ -245,6 +245,8 @@ class _Backfill:
 
     def _refuse_open_letters(self) -> None:
         refuse_open_letters(self._run, [spec.name for spec in self._found.specs])
+        if self._source.uris:  # the output of records
+            refuse_open_refusals(self._run)
 
     def _publish_parts(
         self, results: Results, compared: dict[Part, dict[str, Compared]], lock: RunLock

@@ -116,3 +116,32 @@ def refuse_open_letters(run: Run, aggregates: Sequence[str]) -> None:
         said = f"{rows:,} late records of these aggregates are open, and the history holds them "
         said += "too, so that they would be counted twice: bring them in, with dead-letters replay "
         raise JobError(f"{said}--late, or give them up, with dead-letters discard --late; then run")
+
+
+def refuse_open_refusals(run: Run) -> None:
+    """See that no record waits that the output of records has refused: it is in the windows as they
+    are, history lacks it, and a replay brings it to that output alone.
+
+    Raises:
+        JobError: some do.
+    """
+    from ..schemas.codes import Code
+    from ..transforms.letters import EVERY, Marks, letters_of
+    from ..transforms.letters.summary import UNSETTLED
+    from ..transforms.write.errors import DestinationError
+    from .graph import DEAD_LETTERS
+
+    output = next(output for output in run.outputs if output.name == DEAD_LETTERS)
+    try:
+        letters = letters_of(output)
+    except DestinationError:  # what cannot be read back is not replayed either
+        return
+    marks, rows = Marks(run.store.home), 0
+    for batch in letters.batches(EVERY, ("id", "attempt", "codes")):
+        statuses = marks.statuses(batch.column("id"), batch.column("attempt")).to_pylist()
+        for status, codes in zip(statuses, batch.column("codes").to_pylist(), strict=True):
+            rows += status in UNSETTLED and Code.DESTINATION in (codes or ())
+    if rows:
+        said = f"{rows:,} records that the output has refused are open, and the history is without "
+        said += "them: bring them in, with dead-letters replay, or give them up, with dead-letters "
+        raise JobError(f"{said}discard; then run this again, or say --source input")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..transforms.backfill.units import Unit
     from ..transforms.plan import InputFile
     from ..transforms.runs import RunStore
+    from ..transforms.write.destination import Output
     from .graph import Run
     from .steps import Steps
 
@@ -125,12 +126,24 @@ def from_output(
     if output is None:
         said = "the job has written no records that could be read back: say --source input"
         raise places.error_of_all(said)
+    _warn_of_few(output)
     schema = pa.schema([field for field in steps.schema if field.name not in HIDDEN])
     derived = derive(specs, schema)
     columns = schema.names if derived else needed_columns(specs)
     output = replace(output, tables={})
     history = History(output, schema, specs[0].event_time, tuple(columns), derived)
     return FromOutput(history, specs, folder, run.job.retry_seconds)
+
+
+def _warn_of_few(output: Output) -> None:
+    """Tell where windows held records that the output does not."""
+    from ..transforms.write.tables import TableDestination
+
+    to = output.destination
+    if isinstance(to, TableDestination) and to.options.mode != "append":
+        said = f"mode={to.options.mode}: {to.place} holds no record that another has taken the "
+        said += "place of, and what is made anew is without them; --source input reads files anew"
+        say(said, WARNING)
 
 
 class FromInput:
@@ -270,6 +283,7 @@ def from_input(
     files = tuple(job_inputs(job, places))
     known = _read_by_runs(run.store)
     inputs = _read_before(files, known, places)
+    _warn_of_quarantine(run.store)
     deduplicate = "no" if job.deduplicate == "no" else "run"  # what is committed is read itself
     job = msgspec.structs.replace(
         job, late=None, format=input_format(job, inputs, places), deduplicate=deduplicate
@@ -282,6 +296,17 @@ def from_input(
         outputs=(), gate=None, watch=None,
     )  # fmt: skip
     return FromInput(run, specs, folder, flags, known, windows_close=windows_close)
+
+
+def _warn_of_quarantine(store: RunStore) -> None:
+    """Tell that a gate's verdict is not found out anew."""
+    from ..transforms.quality.gate import QUARANTINE
+    from .graph import RECORDS
+
+    records = [record.rows.get(f"{QUARANTINE}-{RECORDS}", 0) for record in store.committed()]
+    if rows := sum(records):
+        said = f"{rows:,} records are in quarantine, and in the input: what is made anew holds them"
+        say(f"{said}; --source output is without", WARNING)
 
 
 def _read_by_runs(store: RunStore) -> set[InputFile]:

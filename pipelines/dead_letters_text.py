@@ -99,7 +99,7 @@ def whole(
     row: Mapping[str, Any], payload: bytes | None, marks: Sequence[Mark], showing: Showing
 ) -> Iterator[str]:
     """All that is known of a letter, its payload last."""
-    said = {**row, "errorMessage": showing.message(row)}
+    said = {**row, "errorMessage": showing.message(row), "event_time": showing.event_time(row)}
     if row["stacktrace"] is not None:
         said["stacktrace"] = showing.stacktrace(row["stacktrace"])
     for name, value in said.items():

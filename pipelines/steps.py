@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from ..schemas.arrow import HIDDEN, REPAIRED, UNKNOWN, arrow_type, batch_schema, field_of_arrow
 from ..schemas.contract import Contract, Field
+from ..schemas.rules import has_restricted
 from ..schemas.table import Table, table_of_contract
 from .job import Job, Places, StepJob
 
@@ -140,15 +141,17 @@ def _look_beside_the_job() -> None:
 
 def _of(schema: pa.Schema, contract: Contract) -> Contract:
     """What a contract says of the records after the steps: of fields that they left alone, all that
-    it said; of others, their type."""
+    it said; of others, their type. What these are made of nobody knows: where anything is
+    classified, they are."""
     before = {field.name: field for field in contract.fields}
+    made = "restricted" if has_restricted(contract.fields) else None
     fields = []
     for column in schema:
         if column.name in HIDDEN:
             continue
         field = before.get(column.name)
         if field is None or arrow_type(field) != column.type:
-            field = field_of_arrow(column.name, column.type)
+            field = replace(field_of_arrow(column.name, column.type), classification=made)
         fields.append(field)
     times = {field.name for field in fields if field.type == "timestamp"}
     event_time = contract.event_time if contract.event_time in times else None

@@ -58,6 +58,7 @@ class Masking:
         if key is not None and len(key) < SHORTEST_KEY:
             raise ValueError(f"a key has at least {SHORTEST_KEY} bytes, this one has {len(key)}")
         self._fields = contract.fields
+        self._event_time = contract.event_time
         self._key = key if key is None or len(key) <= 64 else hashlib.blake2b(key).digest()
         self.hides = has_restricted(contract.fields)
         """Whether anything is classified."""
@@ -77,6 +78,11 @@ class Masking:
         """Whether values of the field at a path are hidden."""
         field = self._field(path)
         return self.hides and (field is None or holds_restricted(field))
+
+    @property
+    def hides_event_time(self) -> bool:
+        """Whether the times of records are hidden."""
+        return self._event_time is not None and self.is_hidden(self._event_time)
 
     def attribute(self, name: str, value: str) -> str:
         """An attribute of a dead letter; what a message carried is no field of the contract."""

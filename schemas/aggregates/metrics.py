@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..arrow import field_of_arrow, record_schema
 from ..contract import Contract, Field
 from ..problems import did_you_mean, list_names
+from ..rules import has_restricted
 from .counts import Count, CountIf
 from .extremes import AtExtremeTime, Extreme
 from .functions import AggregateError, Function
@@ -170,11 +171,14 @@ def _derived_field(metric: Metric, contract: Contract) -> Field:
     assert metric.field is not None
     try:
         type = expression_type(metric.field, record_schema(contract))
-        return field_of_arrow(derived_column(metric.field), type)
+        field = field_of_arrow(derived_column(metric.field), type)
     except SqlError as error:
         raise AggregateError(f"{metric}: {error}") from None
     except TypeError as error:
         raise AggregateError(f"{metric}: the value of the expression is {error}") from None
+    # Which fields it is of is not looked into: where any is classified, so are its values.
+    made = "restricted" if has_restricted(contract.fields) else None
+    return replace(field, classification=made)
 
 
 def find_field(path: str, contract: Contract, wanted_by: str) -> Field:

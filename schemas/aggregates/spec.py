@@ -12,6 +12,7 @@ import pyarrow as pa
 from ..arrow import HIDDEN, arrow_type
 from ..contract import Contract, Field
 from ..problems import list_names
+from ..rules import holds_restricted
 from .functions import AggregateError, Function
 from .metrics import (
     Metric,
@@ -62,6 +63,12 @@ class NamedMetric:
     @property
     def function(self) -> Function:
         return self.metric.computed_by
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether results may tell values of classified fields: all but counts of them."""
+        counts = self.metric.function in ("count", "count_if", "approx_distinct")
+        return self.field is not None and not counts and holds_restricted(self.field)
 
     @property
     def column(self) -> str | None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
+from ..rules import holds_restricted
 from .functions import AggregateOverflow, Groups, Unrepresentable, add_counts
 from .spec import (
     CONTRIBUTION,
@@ -195,11 +196,15 @@ def _overflow(
     found: Unrepresentable, metric: NamedMetric, group: Sequence[pa.Scalar], spec: AggregateSpec
 ) -> AggregateOverflow:
     start, end, *values = group
-    keys = zip(spec.keys, values, strict=True)
+    said = {
+        key.path: "(a value not shown)" if holds_restricted(key.field) else repr(value.as_py())
+        for key, value in zip(spec.keys, values, strict=True)
+    }
+    result = "a value not shown" if metric.is_hidden else found.value
     return AggregateOverflow(
-        f"{spec.name}.{metric.name}: {metric.metric} is {found.value}, which cannot be represented "
+        f"{spec.name}.{metric.name}: {metric.metric} is {result}, which cannot be represented "
         f"as {found.type}, in the window [{_iso(start)}, {_iso(end)})"
-        + "".join(f", {key.path} {value.as_py()!r}" for key, value in keys)
+        + "".join(f", {path} {value}" for path, value in said.items())
     )
 
 

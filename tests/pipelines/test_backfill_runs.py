@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import duckdb
 import pytest
 from millstream.pipelines import exit_codes
 from millstream.pipelines.backfill_sources import FromInput
@@ -151,3 +152,38 @@ def test_a_run_whose_windows_were_made_anew_is_not_replaced(job, cli, backfill, 
     assert cli("ingest", "--job", clean.job).code == exit_codes.OK
     assert job.records() == clean.records()
     assert job.counted("page_views") == clean.counted("page_views")
+
+
+def test_what_the_output_refused_is_brought_in_first(job, cli, backfill):
+    """It is in the windows since it was read, and not in the output that history is read from."""
+    job.replace("parquet:warehouse/clicks\n", "duckdb:lake.duckdb/clicks\n")
+    with duckdb.connect(str(job.path / "lake.duckdb")) as lake:
+        lake.execute("CREATE TABLE clicks (event_type VARCHAR, CHECK (event_type <> 'view'))")
+    assert cli("ingest", "--job", job.job).code == exit_codes.OK
+    before = job.live()
+    done = backfill("--publish")
+    assert done.code == exit_codes.USAGE
+    assert "records that the output has refused are open" in done.err
+    assert job.live() == before
+    assert backfill("--source", "input", "--publish").code == exit_codes.OK
+    discard = ("discard", "--where", "code=DESTINATION", "--reason", "not wanted")
+    assert cli("dead-letters", *discard, "--job", job.job).code == exit_codes.OK
+    assert backfill("--publish").code == exit_codes.OK
+    kinds = {row["event_type"] for row in job.table("page_views")}
+    assert "view" not in kinds
+    assert kinds
+
+
+def test_what_a_source_does_not_tell_is_said(job, cli, backfill):
+    """Rows that others have taken the place of, and a gate's verdict."""
+    job.replace("parquet:warehouse/clicks\n", "duckdb:lake.duckdb/clicks?mode=upsert\n")
+    job.add("quality: {action: quarantine, quarantine: 'parquet:aside'}\n")
+    contract = job.path / "clickstream.odcs.yaml"
+    quality = "    quality:\n    - {metric: rowCount, mustBe: 1}\nslaProperties:"
+    contract.write_text(contract.read_text("utf-8").replace("slaProperties:", quality), "utf-8")
+    assert cli("ingest", "--job", job.job).code == exit_codes.GATED
+    done = backfill("--source", "input")
+    assert "records are in quarantine, and in the input" in done.err
+    done = backfill()
+    assert "holds no record that another has taken the place of" in done.err
+    assert "quarantine" not in done.err

@@ -70,6 +70,32 @@ def test_nor_of_a_job_that_goes_on(folder):
     assert not holds_secret(folder.seen)
 
 
+def test_nor_when_something_happened(folder):
+    contract = folder.path / "people.odcs.yaml"
+    text = contract.read_text("utf-8")
+    contract.write_text(text.replace("name: ts\n", "name: ts\n    classification: pii\n"), "utf-8")
+    folder.job(JOB + LATER)
+    folder.run("ingest")
+    (folder.path / "in2.jsonl").write_text(json.dumps(person(200, ts="2020-01-01T00:00:00Z")))
+    folder.run("ingest")
+    (row,) = folder.letters("late")
+    folder.run("dead-letters", "show", row["id"], "--late")
+    folder.run("dead-letters", "list", "--late")
+    assert "event_time      ***" in folder.seen
+    assert "2020-01-01" not in folder.seen
+    assert "2020-01-01" in folder.run("dead-letters", "show", row["id"], "--late", "--reveal").out
+
+
+def test_nor_of_columns_that_steps_have_made(folder):
+    job = JOB.replace("SELECT *,", "SELECT *, mail AS address, 9000000000000000000 AS many,")
+    aggregate = LATER.partition("disorder: 0s\n")[2].replace("[note]", "[address]")
+    folder.job(job + aggregate.replace("count()", "sum(many)"))
+    said = folder.run("ingest", code=1).err
+    assert "address (a value not shown)" in said
+    assert "cannot be represented" in said
+    assert not holds_secret(folder.seen)
+
+
 def test_nor_of_other_formats(folder):
     folder.job(JOB.replace("in*.jsonl", "in.csv").replace("reject", "ignore"))
     cells = [

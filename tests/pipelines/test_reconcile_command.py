@@ -126,6 +126,21 @@ def test_what_differs_is_named(cli, tmp_path, source, destination):
     assert cli("reconcile", here, here, *flags).code == exit_codes.OK
 
 
+@pytest.mark.parametrize("held", ["v::DOUBLE", "(v + 0.001)::DOUBLE", "day + INTERVAL 1 HOUR"])
+def test_what_another_type_would_round_off_differs(cli, tmp_path, held):
+    with duckdb.connect(str(tmp_path / "shop.db")) as db:
+        db.execute(
+            "CREATE TABLE a AS SELECT id, (id / 100)::DECIMAL(10, 2) v, DATE '2026-11-29' AS day "
+            "FROM range(1000) numbers(id)"
+        )
+        name = "day" if "day" in held else "v"
+        db.execute(f"CREATE TABLE b AS SELECT id, {held} AS {name} FROM a")
+    places = [f"duckdb:{tmp_path}/shop.db/{table}" for table in "ab"]
+    wanted = exit_codes.OK if held == "v::DOUBLE" else DIFFERS
+    for one, other in (places, reversed(places)):
+        assert cli("reconcile", one, other, "--key", "id").code == wanted
+
+
 def test_partitions_are_told_apart(cli, tmp_path):
     here = write("parquet", tmp_path, map(order, range(100)))
     there = write("duckdb", tmp_path, (order(n) for n in range(100) if n != 11))

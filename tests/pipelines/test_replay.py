@@ -19,7 +19,7 @@ from millstream.pipelines import exit_codes
 from millstream.transforms.letters import Marks
 from millstream.transforms.runs import RunStore
 
-from tests.pipelines.clicks import Done, JobFolder, ingest, page_views, rows_of
+from tests.pipelines.clicks import Done, JobFolder, ingest, judge, page_views, rows_of
 
 pytestmark = pytest.mark.slow
 
@@ -303,7 +303,8 @@ def test_in_a_table_the_greatest_revision_stands(job):
 
 
 @pytest.mark.parametrize("lateness", ["", "    allowed_lateness: 1h\n"])
-def test_in_a_table_of_upserts_a_window_has_one_row(job, lateness):
+def test_in_a_table_of_upserts_a_window_has_one_row(job, lateness, cli):
+    """Once its records were replayed, and once it was made anew after that."""
     text = Path(job.job).read_text("utf-8")
     database = job.path / "lake.duckdb"
     upsert = f"duckdb:{database}/views?mode=upsert\n{lateness}"
@@ -313,14 +314,17 @@ def test_in_a_table_of_upserts_a_window_has_one_row(job, lateness):
     job.ingest("--close_windows")
     job.contract(RIGHT)
     job.replay()
-    with duckdb.connect(str(database)) as lake:
-        rows: list[Any] = lake.execute(
-            "SELECT epoch(window_start), page, event_type, events, revenue, visitors FROM views"
-        ).fetchall()
+    select = "SELECT epoch(window_start), page, event_type, events, revenue, visitors FROM views"
     wanted = page_views(job.expected().records)
-    assert sorted(rows, key=repr) == sorted(
+    expected = sorted(
         ((key[0].timestamp(), *key[1:], *row) for key, row in wanted.items()), key=repr
     )
+    assert sorted(lake(job, select), key=repr) == expected
+    lake(job, "UPDATE views SET events = 0 WHERE window_start < '2026-11-23 12:00Z'")
+    span = ("--from", "2026-11-23", "--to", "2026-11-23T12:00", "--parallel", "1")
+    done = cli("backfill", "--job", job.job, *span, "--publish")
+    assert done.code == exit_codes.OK, done.err
+    assert sorted(lake(job, select), key=repr) == expected
 
 
 @pytest.mark.parametrize("more", ["", GOING_ON])
@@ -421,3 +425,32 @@ def test_a_mistake_in_the_clauses(job):
     done = job.letters_command("replay", "--where", "colour=red")
     assert done.code == exit_codes.USAGE
     assert "colour" in done.err
+
+
+def test_what_others_refused_and_fails_again_keeps_its_id(job):
+    """Google's tables say neither what a letter is called, nor which attempt it is."""
+    job.contract(RIGHT)
+    good = next(line for line in job.files[0].read_bytes().splitlines() if judge(line)[1])
+    theirs = job.path / "theirs"
+    theirs.mkdir()
+    rows = [
+        {
+            "timestamp": f"2026-11-24T00:00:0{n}Z",
+            "payloadString": payload.decode(),
+            "payloadBytes": None,
+            "attributes": [],
+            "errorMessage": "cannot parse",
+            "stacktrace": None,
+        }
+        for n, payload in enumerate([good, b"{}", b"{}"])
+    ]
+    (theirs / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    place = ("--letters", f"jsonl:{theirs}")
+    listed = job.letters_command("list", *place, "--json", "--samples", "9").out.splitlines()
+    ids = {sample["id"] for line in listed for sample in json.loads(line)["samples"]}
+    job.replay(*place)
+    assert sum(job.records().values()) == 1
+    again = job.table("dead_letters", "jsonl")
+    assert [row["attempt"] for row in again] == [1, 1]
+    assert len({row["id"] for row in again} & ids) == 2
+    assert "nothing to replay" in job.replay(*place).out

@@ -4,6 +4,7 @@ import datetime as dt
 import decimal
 import functools
 import os
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -507,6 +508,24 @@ def test_an_overflow_names_metric_window_and_keys():
         "int64, in the window [1970-01-01T00:00:00+00:00, 1970-01-01T00:01:00+00:00), "
         "page '/buy', device.os 'x'"
     )
+
+
+@pytest.mark.parametrize("metric", ["sum(clicks)", "sum(clicks + 0)"])
+def test_an_overflow_tells_no_classified_value(metric):
+    personal = {"page", "clicks"}
+    fields = (replace(f, classification="pii") if f.name in personal else f for f in FIELDS)
+    contract = replace(CONTRACT, fields=tuple(fields))
+    spec = spec_of("1m", ("page", "device.os"), {"clicked": metric}, contract)
+    row = {"ts": _EPOCH, "page": "secret", "device": {"os": "x"}, "clicks": 2**63 - 1}
+    batch = batch_of([row] * 2, contract)
+    for column in spec.derived:
+        batch = batch.append_column(column, batch.column("clicks"))
+    with pytest.raises(AggregateOverflow) as caught:
+        finalise(partial_states(batch, spec), spec)
+    said = str(caught.value)
+    assert "secret" not in said
+    assert str(2**64 - 2) not in said
+    assert said.endswith("page (a value not shown), device.os 'x'")
 
 
 @pytest.mark.parametrize(

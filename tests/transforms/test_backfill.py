@@ -3,6 +3,7 @@ back."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import os
 from functools import partial
@@ -19,7 +20,7 @@ from millstream.schemas.aggregates.states import visible_schema
 from millstream.schemas.aggregates.windows import Window, parse_window
 from millstream.schemas.contract import Contract, Field
 from millstream.transforms.backfill.chunks import chunks_of
-from millstream.transforms.backfill.compare import compare, total
+from millstream.transforms.backfill.compare import Differs, compare, total
 from millstream.transforms.backfill.parts import (
     DAY_US,
     PartError,
@@ -162,6 +163,22 @@ def test_old_is_held_against_new() -> None:
     assert not found.is_equal
     whole = total([found, compare(old, old, SPEC)])
     assert (whole.old, whole.equal, whole.metrics["s"].biggest) == (8, 6, -3.0)
+
+
+@pytest.mark.parametrize("metric", ["max(amount)", "max(amount + 0)"])
+def test_sums_of_classified_fields_are_not_told(metric: str) -> None:
+    """Over one record they are its value."""
+    fields = (*CONTRACT.fields[:2], Field("amount", "number", classification="sensitive"))
+    spec = aggregate_spec(
+        "views",
+        window={"fixed": "1m"},
+        by=["page"],
+        metrics={"n": "count(amount)", "s": metric},
+        contract=dataclasses.replace(CONTRACT, fields=fields),
+    )
+    found = compare(table((0, "a", 1, 0.5)), table((0, "a", 2, 4242.0)), spec).metrics
+    assert found["s"] == Differs(changed=1)
+    assert found["n"] == Differs(changed=1, old=1.0, new=2.0, biggest=1.0)
 
 
 def test_several_old_rows_of_a_window_are_a_change() -> None:

@@ -27,7 +27,8 @@ class Differs(msgspec.Struct, frozen=True, kw_only=True):
     """How a metric differs, over the windows that are there before and after.
 
     ``old`` and ``new`` are its sums over all windows, if it has any; ``biggest`` is the difference,
-    new less old, whose absolute value is the greatest.
+    new less old, whose absolute value is the greatest. Of classified fields none of these is
+    told: over few records they are the values themselves.
     """
 
     changed: int = 0
@@ -114,6 +115,9 @@ def compare(old: pa.Table, new: pa.Table, spec: AggregateSpec) -> Compared:
         after = _one(new[metric.name]).take(pa.array(row_after[shared]))
         other = ~_same(before, after)
         differs = differs | other
+        if metric.is_hidden:
+            metrics[metric.name] = Differs(changed=int(other.sum()))
+            continue
         metrics[metric.name] = _difference(old[metric.name], new[metric.name], before, after, other)
     return Compared(
         old=len(old),

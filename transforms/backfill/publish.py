@@ -78,7 +78,8 @@ def target_of(output: Output, spec: AggregateSpec, trigger: Trigger, revision: i
         return Target(output, spec, columns, revision)
     if not isinstance(to, FilesDestination) and has_revisions(output):  # a replay has added them
         columns = pa.schema([*columns, *(field.with_nullable(True) for field in PANES)])
-        output = replace(output, tables={**output.tables, "data": table_of_schema(columns)})
+        data = table_of_schema(columns, output.tables["data"].key, REVISION)
+        output = replace(output, tables={**output.tables, "data": data})
     return Target(output, spec, columns)
 
 

@@ -73,11 +73,21 @@ class StoredLetters(Letters):
                 yield rows
 
     def _named(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        times = [t and t.isoformat() for t in batch.column("timestamp").to_pylist()]
-        found = payloads(batch).to_pylist()
-        ids = [dead_letter_id(self.place, t, p) for t, p in zip(times, found, strict=True)]
-        place = batch.schema.get_field_index("id")
-        return batch.set_column(place, batch.schema.field("id"), pa.array(ids, pa.string()))
+        """With ids, and with the source and position that these are made of: a letter that fails
+        again after a replay has the same."""
+        times = batch.column("timestamp").cast(pa.timestamp("us", "UTC")).view(pa.int64())
+        positions = times.cast(pa.string())
+        found = zip(positions.to_pylist(), payloads(batch).to_pylist(), strict=True)
+        ids = [dead_letter_id(self.place, position, payload) for position, payload in found]
+        sources = pa.array([self.place] * len(ids), pa.string())
+        made = {"id": pa.array(ids, pa.string()), "source": sources, "position": positions}
+        for name, column in made.items():
+            if name in batch.schema.names:
+                at = batch.schema.get_field_index(name)
+                held = batch.column(name)
+                known = column if name == "id" else pc.coalesce(held, column.cast(held.type))
+                batch = batch.set_column(at, batch.schema.field(name), known)
+        return batch
 
 
 def payloads(letters: pa.RecordBatch) -> pa.Array:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ...schemas.masking import TECHNICAL, Masking
+from ...schemas.masking import MASK, TECHNICAL, Masking
 from ..encryption import EncryptionError, Keys, is_encrypted, key_id, opened
 
 Pairs = Sequence[Mapping[str, Any]]
@@ -102,6 +102,13 @@ class Showing:
             for _, field, message in self.violations(letter)
         ]
         return "; ".join(lines) or (letter["errorMessage"] and FOREIGN)
+
+    def event_time(self, letter: Mapping[str, Any]) -> Any:
+        """When what is told of happened: a field's value, as the payload has it."""
+        moment = letter["event_time"]
+        if moment is None or self.reveal or self.masking is None:
+            return moment
+        return MASK if self.masking.hides_event_time else moment
 
     def stacktrace(self, text: str) -> str:
         """The stack of an error, which millstream never keeps."""

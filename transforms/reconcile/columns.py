@@ -86,8 +86,9 @@ def in_common(
 
 def common_type(source: pa.DataType, destination: pa.DataType) -> pa.DataType:
     """The type in which the values of both can be compared: of numbers one that holds them all, of
-    floats the narrower, which a value that was stored in it has; of a text and something else that
-    something; where there is nothing in common, the source's."""
+    floats, and of floats and decimals, the narrower, which a value that was stored in it has; of a
+    day and a time that, so that no hour is lost; of a text and something else that something; where
+    there is nothing in common, the source's."""
     a, b = _whole(source), _whole(destination)
     if a == b:
         return a
@@ -97,6 +98,10 @@ def common_type(source: pa.DataType, destination: pa.DataType) -> pa.DataType:
         return _exact(a, b)
     if pt.is_floating(a) and pt.is_floating(b):
         return a if a.bit_width < b.bit_width else b
+    if pt.is_decimal(a) and pt.is_floating(b):
+        return b
+    if pt.is_date(a) and pt.is_timestamp(b):
+        return b
     if pt.is_timestamp(a) and pt.is_timestamp(b):
         return pa.timestamp("ns" if "ns" in (a.unit, b.unit) else "us", "UTC")
     return a

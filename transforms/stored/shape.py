@@ -49,6 +49,8 @@ def _converted(values: Any, type: Any) -> Any:
             return json_column(values.to_pylist(), type)
         if pt.is_timestamp(type):
             return pc.replace_substring(values, " UTC", "Z").cast(type)
+    if pt.is_decimal(values.type) and pt.is_floating(type):
+        return values.cast(pa.string()).cast(type)  # Arrow's own way is off by a bit in one of ten
     return values.cast(type)
 
 

@@ -21,6 +21,7 @@ from millstream.transforms.reconcile.columns import common_type, in_common
 from millstream.transforms.reconcile.hashes import Hashes, hash_column, hash_rows
 from millstream.transforms.reconcile.parts import Names, partitions
 from millstream.transforms.reconcile.summary import Summary, summarise
+from millstream.transforms.stored.shape import fitted
 from reconcile_support import InMemory, batch, compared, expected_kinds
 
 SCHEMA = pa.schema(
@@ -273,6 +274,8 @@ def test_many_rows_wait_in_files(tmp_path, monkeypatch):
         (pa.float32(), pa.float64(), pa.float32()),
         (pa.decimal128(10, 2), pa.decimal128(12, 6), pa.decimal128(14, 6)),
         (pa.int64(), pa.decimal128(10, 2), pa.decimal128(22, 2)),
+        (pa.decimal128(10, 2), pa.float64(), pa.float64()),
+        (pa.date32(), pa.timestamp("us", "UTC"), pa.timestamp("us", "UTC")),
         (pa.timestamp("ms"), pa.timestamp("us", "UTC"), pa.timestamp("us", "UTC")),
         (pa.string(), pa.list_(pa.string()), pa.list_(pa.string())),
         (pa.dictionary(pa.int32(), pa.string()), pa.large_string(), pa.string()),
@@ -281,6 +284,14 @@ def test_many_rows_wait_in_files(tmp_path, monkeypatch):
 def test_values_are_compared_in_a_type_that_holds_them(one, other, expected):
     assert common_type(one, other) == expected
     assert common_type(other, one) == expected
+
+
+def test_a_decimal_is_the_double_nearest_to_it():
+    held = pa.RecordBatch.from_pydict(
+        {"v": pa.array([Decimal(n) / 100 for n in range(-5000, 5000)], pa.decimal128(10, 2))}
+    )
+    found = fitted(held, pa.schema([("v", pa.float64())]), "here")
+    assert found.column("v").to_pylist() == [n / 100 for n in range(-5000, 5000)]
 
 
 def test_columns_of_one_side_are_told():
