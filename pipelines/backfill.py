@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..transforms import storage
+from ..transforms.plan import BACKFILL
 from . import exit_codes, job_secrets, logs, runners
 from .backfill_command import instant
 from .backfill_limits import limits, refuse_open_letters, refuse_open_refusals, too_far
@@ -305,5 +306,5 @@ def _plan(found: Prepared, asked: Asked, start: int, end: int) -> Any:
         "source": asked.source or "",
         "aggregates": [spec.name for spec in found.specs],
     }
-    settings = {**found.run.plan.settings, "backfill": msgspec.json.encode(said).decode()}
+    settings = {**found.run.plan.settings, BACKFILL: msgspec.json.encode(said).decode()}
     return msgspec.structs.replace(found.run.plan, inputs=(), settings=settings)

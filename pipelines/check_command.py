@@ -24,6 +24,7 @@ from .logs import ERROR, say
 if TYPE_CHECKING:
     from ..schemas.contract import Contract
     from ..schemas.quality.levels import Level
+    from ..transforms.plan import Token
     from ..transforms.quality.report import Report
     from ..transforms.runs import RunRecord, RunStore
     from ..transforms.write.destination import Output
@@ -107,6 +108,7 @@ def exit_code(answers: Sequence[Answer]) -> int:
 class _Ended:
     """A run that has ended, and what a gate said of it."""
 
+    token: Token
     record: RunRecord
     report: Report | None
 
@@ -120,11 +122,11 @@ def _answers(
 ) -> Iterator[Answer]:
     runs = ended_runs(store)
     committed = [run for run in runs if run.record.status == "committed"]
-    evidence = _Evidence(committed, outputs, contract, now)
+    evidence = _Evidence(committed, _newest_of_input(store, committed), outputs, contract, now)
     for level in levels:
         yield evidence.answer(level)
     yield _last_run(runs)
-    if runs and (report := runs[-1].report):
+    if (last := _newest_of_input(store, runs)) and (report := last.report):
         for verdict in report.verdicts:
             is_bad = verdict.verdict in ("broken", "unknown")
             stops = is_bad and verdict.action not in ("", "warn")
@@ -133,6 +135,17 @@ def _answers(
             came = f"{verdict.verdict}, {verdict.action}" if verdict.action else verdict.verdict
             found = f"{verdict.said} ({came})"
             yield Answer(name, judgement, verdict.threshold, found, verdict.place)
+
+
+def _newest_of_input(store: RunStore, runs: Sequence[_Ended]) -> _Ended | None:
+    """The last run that read anything new: replays and backfills tell nothing of the source."""
+    from ..transforms.plan import BACKFILL, REPLAY
+
+    for run in reversed(runs):
+        plan = store.plan(run.token)
+        if plan is None or not {REPLAY, BACKFILL} & plan.settings.keys():
+            return run
+    return None
 
 
 def _last_run(runs: Sequence[_Ended]) -> Answer:
@@ -165,7 +178,7 @@ def ended_runs(store: RunStore) -> list[_Ended]:
             except msgspec.DecodeError as error:
                 raise storage.StorageError(f"cannot read {path}: {error}", path) from error
             token = Token(record.run_id, record.plan_digest)
-            found.append(_Ended(record, read_report(store, token)))
+            found.append(_Ended(token, record, read_report(store, token)))
     return sorted(found, key=lambda run: (_moment(run.record.finished_at), run.record.run_id))
 
 
@@ -175,11 +188,13 @@ class _Evidence:
     def __init__(
         self,
         committed: Sequence[_Ended],
+        last: _Ended | None,
         outputs: Sequence[Output],
         contract: Contract,
         now: datetime,
     ) -> None:
         self._committed = committed
+        self._last = last
         self._outputs = outputs
         self._contract = contract
         self._now = now
@@ -196,15 +211,15 @@ class _Evidence:
         return Answer(level.kind, judgement, promised, words, level.place)
 
     def _frequency(self, level: Level) -> tuple[Fraction, str] | str:
-        if not self._committed:
+        if self._last is None:
             return "no run has been committed"
-        last = self._committed[-1].record
+        last = self._last.record
         return self._since(_moment(last.finished_at), f"run {last.run_id} was committed")
 
     def _errorrate(self, level: Level) -> tuple[Fraction, str] | str:
-        if not self._committed:
+        if self._last is None:
             return "no run has been committed"
-        last = self._committed[-1].record
+        last = self._last.record
         by_source: dict[str, tuple[int, int]] = {}
         for row in last.ledger:  # every output has rows of all sources
             dead, read = by_source.get(row.source, (0, 0))
@@ -226,9 +241,9 @@ class _Evidence:
         return self._since(oldest, "the oldest event") if oldest else "there are no records"
 
     def _latency(self, level: Level) -> tuple[Fraction, str] | str:
-        if not self._committed:
+        last = self._last
+        if last is None:
             return "no run has been committed"
-        last = self._committed[-1]
         newest: datetime | str
         if not level.field and last.report and last.report.newest is not None:
             newest = datetime.fromtimestamp(last.report.newest / 1e6, UTC)

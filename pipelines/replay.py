@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from ..transforms import storage
-from ..transforms.plan import PlanError
+from ..transforms.plan import REPLAY, PlanError
 from . import exit_codes, job_secrets, logs, runners
 from .execute import execute, settled
 from .incremental import check_keys, check_windows, commits_of
@@ -258,7 +258,7 @@ def _replay(
         verb = "would replay" if dry_run else "nothing to replay:"
         print(f"{verb} {frozen.rows:,} dead letters")
         return exit_codes.OK
-    settings = {**run.plan.settings, "replay": frozen.digest}
+    settings = {**run.plan.settings, REPLAY: frozen.digest}
     run = replace(run, plan=msgspec.structs.replace(run.plan, inputs=(), settings=settings))
     run = _going_on(run, prepared) if prepared.triggers else _begun(run)
     aggregates = _open_aggregates(run, prepared.triggers or {})

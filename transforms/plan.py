@@ -20,6 +20,8 @@ OPEN_END = 1 << 62
 """The end of an interval that goes up to what there is."""
 ENCRYPT = "encrypt_dead_letters"
 """The setting that names the environment variable with the keys of dead letters."""
+REPLAY, BACKFILL = "replay", "backfill"
+"""Settings of plans whose records have come before."""
 _NAME = re.compile(r"[A-Za-z0-9-][A-Za-z0-9._-]{0,63}")
 
 

@@ -197,12 +197,21 @@ class RunStore:
         """Forget what a plan has prepared, of which nothing is committed."""
         storage.delete(self._latest(token).path("prepared"))
 
-    def inputs(self, token: Token) -> tuple[InputFile, ...]:
-        """The files that a plan reads; none if it is not known any more."""
+    def plan(self, token: Token) -> Plan | None:
+        """The plan that the token names; ``None`` if it is not known any more.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
         for attempt in self._attempts(token.run_id):
             if attempt.names(token.plan_digest):
-                return _plan_of(attempt).inputs
-        return ()
+                return _plan_of(attempt)
+        return None
+
+    def inputs(self, token: Token) -> tuple[InputFile, ...]:
+        """The files that a plan reads; none if it is not known any more."""
+        plan = self.plan(token)
+        return plan.inputs if plan else ()
 
     def delete(self, run_id: str) -> None:
         """Delete all that is known of a run, the plan last: until then it can be done again."""

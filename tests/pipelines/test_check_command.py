@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from millstream.pipelines import check_command, exit_codes
+from millstream.pipelines import check_command, cli, exit_codes
 from millstream.pipelines.check_command import BROKEN, UNKNOWN, Answer, exit_code
 
 pytestmark = pytest.mark.slow
@@ -177,6 +177,21 @@ def test_a_later_run_speaks_for_the_job(folder, capfd):
     assert folder.ingest() == 0
     code, answers = folder.answers(capfd)
     assert (code, answers["rowCount"]["found"]) == (0, "5 (kept)")
+
+
+def test_a_replay_does_not_speak_for_the_source(folder, capfd):
+    """All that it read are dead letters again, and nobody judged it."""
+    folder.put(*[timedelta(minutes=1)] * 5, dead=1)
+    checks = CHECKS.replace("ACTION", "fail")
+    folder.contract("property: errorRate, value: 50, unit: percent", checks=checks)
+    assert folder.ingest() == 0
+    before = folder.answers(capfd)
+    assert cli.main(["dead-letters", "replay", "--job", str(folder.path / "job.yaml")]) == 0
+    capfd.readouterr()
+    after = folder.answers(capfd)
+    assert after[1].pop("last run") != before[1].pop("last run")
+    assert after == before
+    assert before[1]["rowCount"]["found"] == "5 (kept)"
 
 
 def test_a_mistake_in_a_level_is_one_of_usage(folder):
