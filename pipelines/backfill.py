@@ -19,6 +19,7 @@ from .backfill_text import show
 from .execute import fail
 from .job import Job, JobError, Places
 from .logs import ERROR, say
+from .names import RECORDS
 
 if TYPE_CHECKING:
     from ..schemas.aggregates.spec import AggregateSpec
@@ -118,7 +119,6 @@ class _Backfill:
     # -------------------------------------------------------------- reading
 
     def _opened_source(self) -> Source:
-        from .graph import RECORDS
 
         specs, places = self._found.specs, self._found.places
         writes = any(output.name == RECORDS for output in self._run.outputs)

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ..schemas.dead_letters import AGGREGATE
 from .job import JobError, Places
+from .names import DEAD_LETTERS, LATE
 
 if TYPE_CHECKING:
     from ..schemas.aggregates.open_windows import Trigger
     from ..schemas.aggregates.spec import AggregateSpec
     from ..transforms.carry import Carry
-    from .graph import Run
+    from .run import Run
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -103,14 +105,13 @@ def refuse_open_letters(run: Run, aggregates: Sequence[str]) -> None:
         return
     from ..transforms.letters import EVERY, Marks, open_letters
     from ..transforms.letters.summary import UNSETTLED
-    from .graph import LATE
 
     marks, rows = Marks(run.store.home), 0
     letters = open_letters(run.job.late, LATE, run.store.home)
     for batch in letters.batches(EVERY, ("id", "attempt", "attributes")):
         statuses = marks.statuses(batch.column("id"), batch.column("attempt")).to_pylist()
         for status, pairs in zip(statuses, batch.column("attributes").to_pylist(), strict=True):
-            named = {pair["value"] for pair in pairs or () if pair["key"] == "aggregate"}
+            named = {pair["value"] for pair in pairs or () if pair["key"] == AGGREGATE}
             rows += status in UNSETTLED and bool(named.intersection(aggregates))
     if rows:
         said = f"{rows:,} late records of these aggregates are open, and the history holds them "
@@ -129,7 +130,6 @@ def refuse_open_refusals(run: Run) -> None:
     from ..transforms.letters import EVERY, Marks, letters_of
     from ..transforms.letters.summary import UNSETTLED
     from ..transforms.write.errors import DestinationError
-    from .graph import DEAD_LETTERS
 
     output = next(output for output in run.outputs if output.name == DEAD_LETTERS)
     try:

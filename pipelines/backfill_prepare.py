@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..schemas.aggregates.open_windows import Trigger
     from ..schemas.aggregates.spec import AggregateSpec
     from ..transforms.backfill.publish import Target
-    from .graph import Run
+    from .run import Run
     from .steps import Steps
 
 

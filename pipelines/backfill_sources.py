@@ -13,6 +13,7 @@ from . import runners
 from .job import Places
 from .job_parts import input_format, job_inputs, job_steps
 from .logs import WARNING, event, say
+from .names import RECORDS
 
 if TYPE_CHECKING:
     from ..schemas.aggregates.spec import AggregateSpec
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ..transforms.plan import InputFile
     from ..transforms.runs import RunStore
     from ..transforms.write.destination import Output
-    from .graph import Run
+    from .run import Run
     from .steps import Steps
 
 
@@ -119,7 +120,6 @@ def from_output(
     from ..schemas.arrow import HIDDEN
     from ..transforms.backfill.history import History
     from ..transforms.backfill.units import needed_columns
-    from .graph import RECORDS
     from .steps import derive
 
     output = next((output for output in run.outputs if output.name == RECORDS), None)
@@ -301,7 +301,6 @@ def from_input(
 def _warn_of_quarantine(store: RunStore) -> None:
     """Tell that a gate's verdict is not found out anew."""
     from ..transforms.quality.gate import QUARANTINE
-    from .graph import RECORDS
 
     records = [record.rows.get(f"{QUARANTINE}-{RECORDS}", 0) for record in store.committed()]
     if rows := sum(records):

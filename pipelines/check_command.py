@@ -20,6 +20,7 @@ from . import exit_codes, job_secrets, logs
 from .arguments import add_ingest, job_flags
 from .job import Job, load_job
 from .logs import ERROR, say
+from .names import RECORDS
 
 if TYPE_CHECKING:
     from ..schemas.contract import Contract
@@ -276,7 +277,6 @@ class _Evidence:
 
     def _look(self, name: str) -> tuple[datetime | None, datetime | None] | str:
         from ..transforms.write.errors import DestinationError, Unavailable
-        from .graph import RECORDS
 
         output = next((output for output in self._outputs if output.name == RECORDS), None)
         if output is None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..transforms.read.pubsub.stream import PubsubStream
     from ..transforms.read.streams.reading import DecoderOf
     from ..transforms.stage_result import StageResult
-    from .graph import Run
+    from .run import Run
 
 
 def subscription_of(uri: str, job: Job, places: Places) -> PubsubSubscription:

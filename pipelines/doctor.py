@@ -26,7 +26,7 @@ from .runners import dataflow, flink, job_server, prism
 
 if TYPE_CHECKING:
     from ..transforms.write.destination import Output
-    from .graph import Run
+    from .run import Run
 
 State = Literal["ok", "note", "problem"]
 

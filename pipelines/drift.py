@@ -11,14 +11,15 @@ import msgspec
 
 from . import logs
 from .logs import WARNING, say
+from .names import DUPLICATES, RECORDS
 
 if TYPE_CHECKING:
     from ..transforms.drift.evolved import Base
     from ..transforms.drift.report import DriftReport
     from ..transforms.drift.watch import Watch
     from ..transforms.write.destination import Output
-    from .graph import Run
     from .job import Job, Places
+    from .run import Run
 
 DriftPolicy = Literal["ignore", "warn", "quarantine", "evolve", "freeze"]
 _REFUSE_UNKNOWN = ("quarantine", "evolve", "freeze")
@@ -84,7 +85,6 @@ def _base(job: Job) -> Base:
 def _pinned(job: Job, outputs: Sequence[Output], *, going_on: bool) -> str:
     """Why a column that is there must stay of its type."""
     from ..transforms.write.tables import TableDestination
-    from .graph import DUPLICATES, RECORDS
 
     for output in outputs:
         if output.name in (RECORDS, DUPLICATES) and isinstance(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from apache_beam.runners.runner import PipelineResult
 
     from ..transforms.runs import RunRecord
-    from .graph import Run
+    from .run import Run
 
 _COLLECTED = (100_000, 20, 20)
 """How many objects more there have to be before garbage is looked for: a batch of messages is tens

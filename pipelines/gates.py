@@ -10,6 +10,7 @@ import msgspec
 
 from . import exit_codes
 from .logs import WARNING, say
+from .names import RECORDS
 
 if TYPE_CHECKING:
     from ..schemas.contract import Contract
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from ..transforms.read.streams.source import StreamSource
     from ..transforms.runs import RunStore
     from ..transforms.write.destination import Output
-    from .graph import Run
     from .job import Job, Places
+    from .run import Run
     from .steps import Steps
 
 Action = Literal["warn", "quarantine", "fail"]
@@ -144,7 +145,6 @@ def job_gate(
         return None
     from ..transforms.quality.gate import Gate
     from ..transforms.quality.scores import SCORES
-    from .graph import RECORDS
 
     said = job.quality or QualityJob()
     actions: dict[str, Action] = {"critical": said.action, "error": said.action, **said.severities}
@@ -237,7 +237,6 @@ def _can_query_staged(outputs: Sequence[Output], steps: Steps) -> bool:
     """Whether the staged files of records are Parquet, and hold them as the contract has them."""
     from ..transforms.write.formats import BRIEF
     from ..transforms.write.partitions import stripped
-    from .graph import RECORDS
 
     records = next((output for output in outputs if output.name == RECORDS), None)
     if records is None or steps.steps:
@@ -249,7 +248,6 @@ def _can_query_staged(outputs: Sequence[Output], steps: Steps) -> bool:
 
 def _is_measured_by_partition(outputs: Sequence[Output], steps: Steps) -> bool:
     """Whether records go to partitions that are known where they are measured, and nowhere else."""
-    from .graph import RECORDS
 
     records = next((output for output in outputs if output.name == RECORDS), None)
     if records is None or steps.steps or any(output.kind == "aggregates" for output in outputs):

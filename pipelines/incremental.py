@@ -16,6 +16,7 @@ from .execute import execute, settled
 from .job import Job, Places
 from .job_parts import job_duration, job_horizon
 from .logs import say
+from .names import LATE
 from .sources import Planned, Source
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ..transforms.intervals.keys import Horizon
     from ..transforms.intervals.windows import OpenAggregate
     from ..transforms.read.streams.source import StreamSource
-    from .graph import Run
+    from .run import Run
 
 
 def run_on(
@@ -84,7 +85,6 @@ def commits_of(
         stream: is told what is committed.
     """
     from ..transforms.intervals.commit import Commits
-    from .graph import LATE
 
     return Commits(
         chain=chain,
@@ -113,7 +113,7 @@ class _Going:
     places: Places
 
     def run(self, source: Source, flags: list[str], started: float, *, quiet: bool) -> int:
-        from .graph import SHARDS
+        from .run import SHARDS
         from .streaming import stream
 
         job = self.base.job
@@ -134,7 +134,7 @@ class _Going:
         """The run of a stream, which makes a plan of its own for each commit."""
         from ..transforms.plan import Token
         from ..transforms.read.streams.unbounded import Pace
-        from .graph import Endless, GoesOn
+        from .run import Endless, GoesOn
 
         carry = _carried(carry, planned, carry.seen)
         # What is staged is named by the process that stages it, what is committed by its commit.
@@ -153,7 +153,7 @@ class _Going:
 
     def _planned(self, carry: Carry, planned: Planned, job: Job) -> Run:
         from ..transforms.intervals.seen import write_seen
-        from .graph import GoesOn
+        from .run import GoesOn
 
         plan = msgspec.structs.replace(
             self.base.plan, inputs=planned.inputs, intervals=planned.intervals, after=carry.token

@@ -43,7 +43,7 @@ from .runners import dataflow
 if TYPE_CHECKING:
     import argparse
 
-    from .graph import Run
+    from .run import Run
     from .sources import Source
 
 _HELP_FROM_BYTES = 32 << 20

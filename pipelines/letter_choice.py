@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ..schemas.dead_letters import AGGREGATE
 from .logs import WARNING, say
 from .reading import SELF_DESCRIBED, file_reader
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..transforms.letters import Letters, Where
     from ..transforms.read.described import Described
-    from .graph import Run
+    from .run import Run
 
 _NO_BYTES = "their bytes are not held"
 _NO_KEY = "they are encrypted, and the job names no keys (encrypt_dead_letters)"
@@ -144,10 +145,10 @@ def _first_of_each(letters: pa.Table, seen: set[tuple[str, str]]) -> pa.Table:
     import pyarrow as pa
 
     late_for = [""] * len(letters)
-    late = _saying(letters, "aggregate")
+    late = _saying(letters, AGGREGATE)
     for row in late.nonzero()[0].tolist():
         pairs = letters["attributes"][row].as_py()
-        late_for[row] = next(pair["value"] for pair in pairs if pair["key"] == "aggregate")
+        late_for[row] = next(pair["value"] for pair in pairs if pair["key"] == AGGREGATE)
     is_new = []
     for named in zip(letters["id"].to_pylist(), late_for, strict=True):
         is_new.append(named not in seen)

@@ -12,6 +12,7 @@ from .encryption import letter_keys, mask_key
 from .job import Job, JobError, Places, load_job, read_text
 from .job_parts import job_contract
 from .logs import WARNING, say
+from .names import DEAD_LETTERS, LATE
 from .outputs import required_state_folder
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from ..transforms.letters.shown import Showing
     from ..transforms.runs import RunStore
 
-DEAD_LETTERS, LATE = "dead_letters", "late"
-"""The outputs of a job that letters are read from."""
 _OF_LETTERS = {"contract", "schema", "mask_key", "encrypt_dead_letters"}
 """Keys that say enough to look at letters which are no job's."""
 

@@ -11,6 +11,7 @@ from ..schemas.contract import Contract
 from ..transforms import storage
 from ..transforms.plan import PlanError
 from .job import Job, Places
+from .names import DEAD_LETTERS, DUPLICATES, LATE, RECORDS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ..transforms.receipts import Part
     from ..transforms.runs import RunStore
     from ..transforms.write.destination import Output, OutputKind
-    from .graph import Run
+    from .run import Run
     from .steps import Steps
 
 
@@ -71,7 +72,6 @@ def job_outputs(
     from ..transforms.write.commit import LEDGER
     from ..transforms.write.destination import DestinationError, Output
     from ..transforms.write.tables import TableDestination
-    from .graph import DEAD_LETTERS, DUPLICATES, LATE, RECORDS
 
     def output(name: str, uri: str, kind: OutputKind, *steps: str | int) -> Output:
         try:
@@ -124,7 +124,6 @@ def output_tables(
     from ..schemas.table import table_of_contract, table_of_schema
     from ..transforms.quality import scores as quality
     from ..transforms.write.tables import TableDestination
-    from .graph import DEAD_LETTERS, DUPLICATES, LATE, RECORDS
 
     if not isinstance(output.destination, TableDestination):
         return {}
@@ -169,7 +168,6 @@ def check_outputs(run: Run, steps: Steps, results: Mapping[str, pa.Schema], plac
     from ..transforms.quality import scores as quality
     from ..transforms.write.attempts import Attempts
     from ..transforms.write.destination import DestinationError, Unavailable
-    from .graph import DEAD_LETTERS, DUPLICATES, LATE, RECORDS
 
     fields = [field for field in steps.schema if field.name not in HIDDEN]
     schemas: dict[str, tuple[pa.Schema, tuple[str | int, ...]]] = {

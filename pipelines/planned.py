@@ -12,6 +12,7 @@ from ..schemas.contract import Contract
 from ..transforms.plan import ENCRYPT, InputFile, Plan
 from ..transforms.write.destination import Output
 from .job import AggregateJob, Job
+from .names import DEAD_LETTERS, DUPLICATES, LATE, RECORDS
 from .steps import Steps
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ def job_plan(
 ) -> Plan:
     from .drift import drift_settings
     from .gates import gate_settings
-    from .graph import DEAD_LETTERS, RECORDS
     from .repairs import repair_settings
 
     # Places by their absolute names: the plan is the same wherever the job is started from.
@@ -68,7 +68,6 @@ def job_plan(
 
 def _widening(job: Job, steps: Steps, uris: dict[str, str]) -> dict[str, str]:
     """Settings of what a job need not have: those it has not leave its plan's digest alone."""
-    from .graph import DUPLICATES, LATE
 
     settings = {}
     if job.late or job.until:

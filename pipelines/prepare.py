@@ -13,11 +13,12 @@ from ..schemas.contract import Contract
 from ..transforms.plan import InputFile, PlanError
 from . import runners
 from .job import Job, Places
+from .names import RECORDS
 
 if TYPE_CHECKING:
     from ..schemas.aggregates.open_windows import Trigger
     from ..schemas.aggregates.spec import AggregateSpec
-    from .graph import Run
+    from .run import Run
     from .steps import Steps
 
 
@@ -40,10 +41,10 @@ def prepare(
     from .drift import job_watch
     from .encryption import check_secret_keys
     from .gates import check_breaker, job_checks, job_gate, row_rules
-    from .graph import Run
     from .outputs import check_outputs, job_outputs, output_tables, result_columns
     from .planned import job_plan
     from .repairs import job_repair
+    from .run import Run
     from .steps import derive, given_schema
 
     _check_csv_header(job, contract, places)
@@ -109,7 +110,6 @@ def _check_committed_keys(run: Run, steps: Steps, places: Places) -> None:
         JobError: they will not.
     """
     from ..schemas.arrow import arrow_type
-    from .graph import RECORDS
 
     (output,) = [output for output in run.outputs if output.name == RECORDS]
     layout = output.destination.layout

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from ..transforms.read.streams.reading import DecoderOf, Decodes
     from ..transforms.read.streams.source import StreamSource
     from ..transforms.stage_result import StageResult
-    from .graph import Run
     from .job import Job
+    from .run import Run
 
 SELF_DESCRIBED = ("csv", "avro")
 """Formats whose records can be read only by what their file says."""

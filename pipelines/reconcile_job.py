@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .job import Job, Places
 from .logs import WARNING, say
+from .names import DEAD_LETTERS, RECORDS
 from .reconcile import LedgerCheck, OfJob, Outcome, Question, compared, scratch_folder
 from .reconcile_source import Staged, staged
 
@@ -35,7 +36,6 @@ def reconcile_job(
     from ..transforms.reconcile import reconcile
     from ..transforms.reconcile.latest import Latest
     from ..transforms.reconcile.places import Place, open_places
-    from .graph import RECORDS
     from .outputs import job_outputs
 
     outputs, _, store = job_outputs(job, places, going_on=True)
@@ -90,7 +90,6 @@ def _reasons(job: Job, outputs: Sequence[Output], store: RunStore, compared: Com
         quarantined_rows,
     )
     from ..transforms.write.destination import Output
-    from .graph import DEAD_LETTERS, RECORDS
 
     by_name = {output.name: output for output in outputs}
     loaded = {row.source for record in store.committed() for row in record.ledger}

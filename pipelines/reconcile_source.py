@@ -16,6 +16,7 @@ from ..transforms import storage
 from . import job_secrets, progress, runners
 from .job import Job, Places
 from .job_parts import input_format, job_contract, job_inputs, job_steps
+from .names import DEAD_LETTERS, RECORDS
 from .prepare import prepare
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from ..transforms.letters import Letters
     from ..transforms.reconcile.places import Place
     from ..transforms.write.destination import Output
-    from .graph import Run
+    from .run import Run
 
 
 class Unread(RuntimeError):
@@ -112,7 +113,6 @@ def _with_other_sinks(job: Job, folder: str) -> Job:
 
 def _with_identity(run: Run, table: Table) -> tuple[Output, ...]:
     """The outputs; what has a table keeps where its rows are from."""
-    from .graph import RECORDS
 
     return tuple(
         replace(output, tables={"data": table}) if output.name == RECORDS else output
@@ -152,7 +152,6 @@ def _found(run: Run, contract: Contract) -> Staged:
     from ..schemas.arrow import HIDDEN
     from ..transforms.letters import letters_of
     from ..transforms.reconcile.places import Place
-    from .graph import DEAD_LETTERS, RECORDS
 
     outputs = {output.name: output for output in run.outputs}
     record = run.store.record(run.token)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .logs import say
+from .names import DEAD_LETTERS
 
 if TYPE_CHECKING:
     from ..transforms.runs import Decision
-    from .graph import Run
+    from .run import Run
 
 
 def see_replaceable(run: Run, decision: Decision) -> None:
@@ -48,7 +49,6 @@ def _refuse_replayed(run: Run) -> None:
     already, and would come in a second time."""
     from ..transforms.letters import Marks, Where, open_letters
     from ..transforms.write.errors import CommitConflict
-    from .graph import DEAD_LETTERS
 
     marks = Marks(run.store.home)
     if marks.is_empty or not run.job.dead_letters:

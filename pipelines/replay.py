@@ -26,6 +26,7 @@ from .job_parts import (
 )
 from .letter_choice import LetterChoice
 from .logs import say
+from .names import RECORDS
 from .prepare import prepare
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from ..transforms.runs import RunStore
     from ..transforms.stage_result import StageResult
     from ..transforms.write.destination import Output
-    from .graph import Run
+    from .run import Run
 
 
 @dataclass(frozen=True)
@@ -319,7 +320,7 @@ def _going_on(run: Run, prepared: _Prepared) -> Run:
         JobError: it has not begun.
     """
     from ..transforms.intervals.chain import Chain
-    from .graph import GoesOn
+    from .run import GoesOn
 
     assert prepared.triggers is not None
     job, places = run.job, prepared.places
@@ -345,7 +346,6 @@ def _taken(run: Run, places: Places) -> tuple[str, ...]:
 
     from ..schemas.arrow import batch_schema
     from ..transforms.stored import open_stored
-    from .graph import RECORDS
 
     if run.job.deduplicate == "no":
         return ()

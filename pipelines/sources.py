@@ -12,7 +12,7 @@ from .job import Places
 
 if TYPE_CHECKING:
     from ..transforms.read.streams.source import StreamSource
-    from .graph import Reads
+    from .run import Reads
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from apache_beam.runners.runner import PipelineResult
 
     from ..transforms.intervals.chain import Chain
-    from .graph import Run
+    from .run import Run
 
 
 def stream(run: Run, chain: Chain, flags: list[str]) -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..transforms.read.kafka.inputs import KafkaInput
     from ..transforms.read.streams.reading import DecoderOf
     from ..transforms.stage_result import StageResult
-    from .graph import Run
+    from .run import Run
 
 EXTRAS = {"pubsub": "gcp", "kinesis": "s3"}
 """The extra of the package that a scheme needs, where it has another name."""

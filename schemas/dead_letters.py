@@ -5,6 +5,15 @@ import pyarrow as pa
 
 FORMAT = "millstream.dead_letter/1"
 
+SAYING = ("format", "avro.schema", "avro.framing", "csv.options", "csv.header")
+"""Attributes that say how a payload is read."""
+AGGREGATE = "aggregate"
+"""The attribute with the aggregate that a record was late for."""
+REACHED = "reached"
+"""The attribute with a later stage than the letter's own that its record has come to before."""
+OURS = frozenset({*SAYING, AGGREGATE, REACHED})
+"""Attributes that hold nothing of what is in a record."""
+
 VIOLATION = pa.struct(
     [
         pa.field("field", pa.string()),

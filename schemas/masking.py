@@ -18,6 +18,7 @@ import msgspec
 
 from .contract import Contract, Field
 from .csv.written import written_by
+from .dead_letters import OURS
 from .json.masked import masked_json
 from .rules import has_restricted, holds_restricted, is_restricted
 
@@ -27,9 +28,8 @@ NOT_SHOWN = "(not shown: it may hold classified fields)"
 SHORTEST_KEY = 16
 """Bytes of a key: whoever guesses a shorter one can try out all values."""
 
-TECHNICAL = frozenset(
+TECHNICAL = OURS | frozenset(
     {
-        "format", "avro.schema", "avro.framing", "csv.options", "csv.header", "aggregate",
         "payload.encryption", "payload.key",
         "kafka.timestamp", "pubsub.message_id", "pubsub.publish_time",
         "kinesis.sequence_number", "kinesis.arrival_time",

@@ -345,11 +345,17 @@ def _enum(values: tuple[Any, ...], field: Field) -> _Judge:
 
     def breaks(a: pa.Array) -> pa.Array:
         allowed = pa.array([v for v in values if _scalar(v, field) is not None], a.type)
-        if pa.types.is_floating(a.type):  # Arrow looks values up by their bits, and zero has two
-            a, allowed = pc.add(a, 0.0), pc.add(allowed, 0.0)
-        return pc.and_(pc.invert(pc.is_in(a, value_set=allowed)), a.is_valid())
+        return pc.and_(pc.invert(among(a, allowed)), a.is_valid())
 
     return _Judge(Code.ENUM, expected, breaks)
+
+
+def among(values: pa.Array, listed: pa.Array) -> pa.Array:
+    """Which values are listed, both of one type. Arrow looks them up by their bits, of which zero
+    has two."""
+    if pa.types.is_floating(values.type):
+        values, listed = pc.add(values, 0.0), pc.add(listed, 0.0)
+    return pc.is_in(values, value_set=listed)
 
 
 DIFFERING = "items that differ from each other"

@@ -27,18 +27,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pyarrow as pa
 
-from ..schemas.dead_letters import SCHEMA
+from ..schemas.dead_letters import OURS, SCHEMA
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet
 
 ENCRYPTION, KEY, SEALED = "payload.encryption", "payload.key", "payload.attributes"
 FERNET = "fernet"
-OPEN = frozenset(
-    {"format", "avro.schema", "avro.framing", "csv.options", "csv.header", "aggregate", "reached"}
-)
-"""Attributes that are not encrypted: they say how payloads are read and how far records came, and
-nothing of what is in one."""
 MAKE_KEY = (
     "python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
 )
@@ -217,8 +212,8 @@ def opened(attributes: Pairs, keys: Keys) -> list[Mapping[str, Any]] | None:
 
 
 def _sealed(attributes: Pairs, keys: Keys) -> list[Mapping[str, Any]]:
-    plain = [pair for pair in attributes if pair["key"] in OPEN]
-    private = [(pair["key"], pair["value"]) for pair in attributes if pair["key"] not in OPEN]
+    plain = [pair for pair in attributes if pair["key"] in OURS]
+    private = [(pair["key"], pair["value"]) for pair in attributes if pair["key"] not in OURS]
     plain += [{"key": ENCRYPTION, "value": FERNET}, {"key": KEY, "value": keys.first}]
     if private:
         token = keys.encrypt(msgspec.json.encode(private)).decode()

@@ -18,7 +18,7 @@ from . import dataflow, flink, job_server, prism
 from .flags import taken, with_defaults
 
 if TYPE_CHECKING:
-    from ..graph import Run
+    from ..run import Run
 
 LOCAL = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 """Beam's local batch runner by its own name. ``DirectRunner`` is a switch that may download Prism,

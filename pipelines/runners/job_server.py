@@ -20,7 +20,7 @@ from ..job import JobError
 from .flags import is_given, value
 
 if TYPE_CHECKING:
-    from ..graph import Run
+    from ..run import Run
 
 Kind = Literal["prism", "flink", "spark", "unknown"]
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from ..characters import keeps_surely
 from ..codes import Code
 from ..contract import Contract, Field, Rule
-from ..rules import find_violations
+from ..rules import among, find_violations
 from .checks import Check
 
 NEVER = -(1 << 63)
@@ -127,9 +127,7 @@ def _among(values: Sequence[object], field: Field) -> Callable[[pa.Array], pa.Ar
 
     def judge(array: pa.Array) -> pa.Array:
         set_of = pa.array([v for v in values if _fits(v, array.type)], array.type)
-        if pa.types.is_floating(array.type):  # Arrow looks values up by their bits: zero has two
-            array, set_of = pc.add(array, 0.0), pc.add(set_of, 0.0)
-        return pc.is_in(array, value_set=set_of)
+        return among(array, set_of)
 
     return judge
 

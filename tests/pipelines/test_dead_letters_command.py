@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from cryptography.fernet import Fernet
-from millstream.pipelines import dead_letters_command, graph, opened_letters
+from millstream.pipelines import dead_letters_command
 from millstream.pipelines.arguments import Parser
 from millstream.pipelines.cli import main
 from millstream.pipelines.job import JobError
@@ -408,11 +408,6 @@ def test_a_job_without_late_records(run, job):
     found = run("list", "--late", "--job", "job.yaml")
     assert found.code == 2
     assert "the job has no such output" in found.err
-
-
-def test_names_of_outputs_are_those_of_jobs():
-    assert opened_letters.DEAD_LETTERS == graph.DEAD_LETTERS
-    assert opened_letters.LATE == graph.LATE
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ import pytest
 from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_runner_api_pb2
 from millstream.pipelines import incremental, streaming
-from millstream.pipelines.graph import Run, build
+from millstream.pipelines.graph import build
 from millstream.pipelines.job import load_job
 from millstream.pipelines.job_parts import (
     job_aggregates,
@@ -45,6 +45,7 @@ from millstream.pipelines.job_parts import (
     job_triggers,
 )
 from millstream.pipelines.prepare import prepare
+from millstream.pipelines.run import Run
 from millstream.pipelines.streams import stream_of
 from millstream.transforms.read.generated import samples
 

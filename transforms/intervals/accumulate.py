@@ -18,6 +18,7 @@ from ...schemas.aggregates.states import merge_states
 from ...schemas.aggregates.windows import Session
 from ...schemas.arrow import SOURCE
 from ...schemas.codes import Code
+from ...schemas.dead_letters import AGGREGATE
 from ...schemas.rules import Violation
 from ..aggregate import MAX_STATE_BYTES, Gathering, PartialStates, batches_of
 from ..carry import Opened
@@ -153,7 +154,7 @@ def late_letters(records: pa.RecordBatch, spec: AggregateSpec, origin: Origin) -
     message = f"no window of {spec.name} that it belongs to is open any more"
     violations = [Violation(i, spec.event_time, Code.LATE, message) for i in range(len(records))]
     times = records.column(spec.event_time)
-    attributes = {"aggregate": spec.name}
+    attributes = {AGGREGATE: spec.name}
     return refused_batch(records, violations, origin, event_times=times, attributes=attributes)
 
 

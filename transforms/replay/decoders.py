@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 Said = tuple[tuple[str, str], ...]
 """Attributes of letters that say how their payloads are read, sorted by their names."""
-SAYING = ("format", "avro.schema", "avro.framing", "csv.options", "csv.header")
 
 
 class UnreadableLetters(ValueError):

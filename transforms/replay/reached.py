@@ -17,13 +17,12 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import TaggedOutput
 
 from ...schemas.arrow import POSITION, SOURCE
+from ...schemas.dead_letters import REACHED
 from ..coder import RecordBatchCoder  # registers it  # noqa: F401
 from ..encryption import Pairs
 from ..tallies import TALLIES, Tally, count_sources
 from .frozen import FrozenLetters, read_frozen
 
-REACHED = "reached"
-"""The attribute of a dead letter with a later stage than its own that its record has come to."""
 REACHED_BEFORE = "reached_before"
 """Tag of the output of records that have come to a stage before."""
 _STAGES = ("step", "write")

@@ -16,15 +16,16 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 
 from ...schemas.arrow import PAYLOAD, PAYLOADS, WATERMARK_FIELD
+from ...schemas.dead_letters import AGGREGATE, REACHED, SAYING
 from ..coder import RecordBatchCoder  # registers it  # noqa: F401
 from ..dead_letters import Origin, with_attributes
 from ..encryption import Pairs, decrypted_payloads, is_encrypted, keys_of, opened
 from ..parse import with_identity
 from ..stage_result import StageResult
 from ..tallies import DEAD_LETTERS, TALLIES, Tally, count_sources
-from .decoders import SAYING, Decoders, Said
+from .decoders import Decoders, Said
 from .frozen import FrozenLetters, read_frozen
-from .reached import REACHED, farthest
+from .reached import farthest
 
 _BATCH_ROWS = 20_000
 
@@ -158,7 +159,7 @@ class StillLate(beam.DoFn):
 
     def process(self, batch: pa.RecordBatch) -> Iterator[Any]:
         place = batch.schema.get_field_index("attributes")
-        own = {"key": "aggregate", "value": self._aggregate}
+        own = {"key": AGGREGATE, "value": self._aggregate}
         said = [[*(pairs or ()), own] for pairs in batch.column(place).to_pylist()]
         field = batch.schema.field(place)
         yield batch.set_column(place, field, pa.array(said, field.type))
@@ -231,7 +232,7 @@ class KnownLetters:
         elif is_encrypted(known):
             known = opened(known, keys_of(self._keys)) or ()
         # Which aggregate a record was late for is said where it is late again.
-        held = {"aggregate", REACHED, *(pair["key"] for pair in said or ())}
+        held = {AGGREGATE, REACHED, *(pair["key"] for pair in said or ())}
         return [(pair["key"], pair["value"]) for pair in known if pair["key"] not in held]
 
 
@@ -241,7 +242,7 @@ def _attributes_of(path: str) -> pa.ChunkedArray:
 
 
 def _late_for(letters: pa.Table, aggregate: str) -> list[bool]:
-    wanted = {"key": "aggregate", "value": aggregate}
+    wanted = {"key": AGGREGATE, "value": aggregate}
     return [wanted in (attributes or ()) for attributes in letters["attributes"].to_pylist()]
 
 

@@ -10,9 +10,8 @@ import pytest
 from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
-from millstream.schemas.dead_letters import SCHEMA
+from millstream.schemas.dead_letters import SAYING, SCHEMA
 from millstream.transforms.encryption import encrypted, keys_of
-from millstream.transforms.replay.decoders import SAYING
 from millstream.transforms.replay.frozen import COLUMNS, freeze
 from millstream.transforms.replay.reading import KnownLetters
 
