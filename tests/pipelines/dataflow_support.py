@@ -102,7 +102,7 @@ class DataflowJob:
 
     def variables(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """The process's environment."""
-        return {**os.environ, **self.environment, **(more or {})}
+        return {**os.environ, **self.environment, "PYTHONFAULTHANDLER": "1", **(more or {})}
 
     def ingest(self, *arguments: str, **variables: str) -> Done:
         """Run the command line to its end."""

@@ -365,7 +365,12 @@ def test_secrets_are_nowhere_in_what_is_sent(make, service):
 def waiting(job: DataflowJob, service: Dataflow, *flags: str) -> tuple[subprocess.Popen[str], str]:
     """A launch that waits for its job; the job's id."""
     process = job.start(*flags)
-    job_id = service.wait_for_job()["id"]
+    try:
+        job_id = service.wait_for_job()["id"]
+    except AssertionError as error:
+        process.send_signal(signal.SIGABRT)  # where it stands is told by faulthandler
+        _, err = process.communicate(timeout=WAIT)
+        raise AssertionError(f"{error}: {err}") from None
     assert process.stderr is not None
     for line in process.stderr:
         if "https://console.cloud.google.com/" in line:

@@ -93,7 +93,7 @@ class Dataflow:
             }
         )
 
-    def wait_for_job(self, seconds: float = 60) -> Json:
+    def wait_for_job(self, seconds: float = 150) -> Json:
         """The first job, once it has been submitted."""
         with self._changed:
             assert self._changed.wait_for(lambda: self.jobs, seconds), "no job was submitted"
