@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..schemas.aggregates.open_windows import Trigger
     from ..schemas.aggregates.spec import AggregateSpec
     from ..transforms.carry import Carry
+    from ..transforms.letters import Letters
     from .run import Run
 
 
@@ -103,17 +104,11 @@ def refuse_open_letters(run: Run, aggregates: Sequence[str]) -> None:
     """
     if not run.job.late:
         return
-    from ..transforms.letters import EVERY, Marks, open_letters
-    from ..transforms.letters.summary import UNSETTLED
+    from ..transforms.letters import open_letters
 
-    marks, rows = Marks(run.store.home), 0
     letters = open_letters(run.job.late, LATE, run.store.home)
-    for batch in letters.batches(EVERY, ("id", "attempt", "attributes")):
-        statuses = marks.statuses(batch.column("id"), batch.column("attempt")).to_pylist()
-        for status, pairs in zip(statuses, batch.column("attributes").to_pylist(), strict=True):
-            named = {pair["value"] for pair in pairs or () if pair["key"] == AGGREGATE}
-            rows += status in UNSETTLED and bool(named.intersection(aggregates))
-    if rows:
+    late_for = [{"key": AGGREGATE, "value": name} for name in aggregates]
+    if rows := _open(run, letters, "attributes", late_for):
         said = f"{rows:,} late records of these aggregates are open, and the history holds them "
         said += "too, so that they would be counted twice: bring them in, with dead-letters replay "
         raise JobError(f"{said}--late, or give them up, with dead-letters discard --late; then run")
@@ -127,8 +122,7 @@ def refuse_open_refusals(run: Run) -> None:
         JobError: some do.
     """
     from ..schemas.codes import Code
-    from ..transforms.letters import EVERY, Marks, letters_of
-    from ..transforms.letters.summary import UNSETTLED
+    from ..transforms.letters import letters_of
     from ..transforms.write.errors import DestinationError
 
     output = next(output for output in run.outputs if output.name == DEAD_LETTERS)
@@ -136,12 +130,20 @@ def refuse_open_refusals(run: Run) -> None:
         letters = letters_of(output)
     except DestinationError:  # what cannot be read back is not replayed either
         return
-    marks, rows = Marks(run.store.home), 0
-    for batch in letters.batches(EVERY, ("id", "attempt", "codes")):
-        statuses = marks.statuses(batch.column("id"), batch.column("attempt")).to_pylist()
-        for status, codes in zip(statuses, batch.column("codes").to_pylist(), strict=True):
-            rows += status in UNSETTLED and Code.DESTINATION in (codes or ())
-    if rows:
+    if rows := _open(run, letters, "codes", [Code.DESTINATION]):
         said = f"{rows:,} records that the output has refused are open, and the history is without "
         said += "them: bring them in, with dead-letters replay, or give them up, with dead-letters "
         raise JobError(f"{said}discard; then run this again, or say --source input")
+
+
+def _open(run: Run, letters: Letters, column: str, meant: Sequence[Any]) -> int:
+    """How many letters are not settled that have one of these in a column of lists."""
+    from ..transforms.letters import EVERY, Marks
+    from ..transforms.letters.summary import UNSETTLED
+
+    marks, rows = Marks(run.store.home), 0
+    for batch in letters.batches(EVERY, ("id", "attempt", column)):
+        statuses = marks.statuses(batch.column("id"), batch.column("attempt")).to_pylist()
+        for status, said in zip(statuses, batch.column(column).to_pylist(), strict=True):
+            rows += status in UNSETTLED and any(one in meant for one in said or ())
+    return rows

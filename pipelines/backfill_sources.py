@@ -300,9 +300,9 @@ def from_input(
 
 def _warn_of_quarantine(store: RunStore) -> None:
     """Tell that a gate's verdict is not found out anew."""
-    from ..transforms.quality.gate import QUARANTINE
+    from ..transforms.quality.gate import quarantine_name
 
-    records = [record.rows.get(f"{QUARANTINE}-{RECORDS}", 0) for record in store.committed()]
+    records = [record.rows.get(quarantine_name(RECORDS), 0) for record in store.committed()]
     if rows := sum(records):
         said = f"{rows:,} records are in quarantine, and in the input: what is made anew holds them"
         say(f"{said}; --source output is without", WARNING)

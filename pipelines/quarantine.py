@@ -55,14 +55,14 @@ def quarantine_outputs(job: Job, outputs: Sequence[Output], places: Places) -> l
     Raises:
         JobError: that cannot be one.
     """
-    from ..transforms.quality.gate import QUARANTINE
+    from ..transforms.quality.gate import quarantine_name
     from ..transforms.write.destination import Output
 
     if job.quality is None or not job.quality.quarantine:
         return []
     to = _quarantine_folder(job.quality.quarantine, places)
     return [
-        Output(f"{QUARANTINE}-{output.name}", _quarantine_of(to, output), "side")
+        Output(quarantine_name(output.name), _quarantine_of(to, output), "side")
         for output in outputs
         if output.kind in ("records", "aggregates")
     ]

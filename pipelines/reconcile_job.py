@@ -133,7 +133,7 @@ def _mode(output: Output) -> str:
 
 def _ledger(store: RunStore, output: Output, here: Staged, found: Reconciled) -> LedgerCheck | None:
     """Hold what the runs say they have written against what is there."""
-    from ..transforms.quality.gate import QUARANTINE
+    from ..transforms.quality.gate import quarantine_name
 
     if _mode(output) != "append":
         return None
@@ -141,7 +141,7 @@ def _ledger(store: RunStore, output: Output, here: Staged, found: Reconciled) ->
     gone: set[str] = set()
     for record in store.committed():
         runs += 1
-        quarantined += record.rows.get(f"{QUARANTINE}-{output.name}", 0)
+        quarantined += record.rows.get(quarantine_name(output.name), 0)
         for row in record.ledger:
             if row.output != output.name:
                 continue

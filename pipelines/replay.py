@@ -190,9 +190,8 @@ def _correctable(
     Raises:
         JobError: the results of one cannot be corrected.
     """
-    from ..schemas.aggregates.open_windows import REVISION, Trigger
-    from ..schemas.table import table_of_schema
-    from ..transforms.replay.corrections import corrected_schema
+    from ..schemas.aggregates.open_windows import Trigger
+    from ..transforms.replay.corrections import corrected_output, corrected_schema
     from ..transforms.write.tables import TableDestination
 
     specs = {spec.name: (i, spec) for i, spec in enumerate(run.aggregates)}
@@ -208,9 +207,7 @@ def _correctable(
             raise places.error(("aggregates", i, "output"), said)
         trigger = triggers[spec.name] if triggers else Trigger()
         columns = corrected_schema(spec, trigger, output)
-        key = output.tables["data"].key
-        data = table_of_schema(columns, key, REVISION)
-        yield replace(output, tables={**output.tables, "data": data})
+        yield corrected_output(output, columns)
 
 
 def complete_others(store: RunStore, lock: RunLock, job: Job) -> bool:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ..schemas.arrow import HIDDEN, REPAIRED, UNKNOWN, arrow_type, batch_schema, field_of_arrow
 from ..schemas.contract import Contract, Field
-from ..schemas.rules import has_restricted
+from ..schemas.rules import classification_made_of
 from ..schemas.table import Table, table_of_contract
 from .job import Job, Places, StepJob
 
@@ -141,10 +141,9 @@ def _look_beside_the_job() -> None:
 
 def _of(schema: pa.Schema, contract: Contract) -> Contract:
     """What a contract says of the records after the steps: of fields that they left alone, all that
-    it said; of others, their type. What these are made of nobody knows: where anything is
-    classified, they are."""
+    it said; of others, their type, and that they may be made of what is classified."""
     before = {field.name: field for field in contract.fields}
-    made = "restricted" if has_restricted(contract.fields) else None
+    made = classification_made_of(contract.fields)
     fields = []
     for column in schema:
         if column.name in HIDDEN:

@@ -60,6 +60,12 @@ def has_restricted(fields: Iterable[Field]) -> bool:
     return any(map(holds_restricted, fields))
 
 
+def classification_made_of(fields: Iterable[Field]) -> str | None:
+    """The classification of what is made of fields, nobody knows of which: where any is classified,
+    so is that."""
+    return "restricted" if has_restricted(fields) else None
+
+
 def shown(value: Any, field: Field) -> str:
     """A value as a message repeats it: short, and not at all where some of it is personal."""
     if holds_restricted(field):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ..arrow import field_of_arrow, record_schema
 from ..contract import Contract, Field
 from ..problems import did_you_mean, list_names
-from ..rules import has_restricted
+from ..rules import classification_made_of
 from .counts import Count, CountIf
 from .extremes import AtExtremeTime, Extreme
 from .functions import AggregateError, Function
@@ -176,9 +176,7 @@ def _derived_field(metric: Metric, contract: Contract) -> Field:
         raise AggregateError(f"{metric}: {error}") from None
     except TypeError as error:
         raise AggregateError(f"{metric}: the value of the expression is {error}") from None
-    # Which fields it is of is not looked into: where any is classified, so are its values.
-    made = "restricted" if has_restricted(contract.fields) else None
-    return replace(field, classification=made)
+    return replace(field, classification=classification_made_of(contract.fields))
 
 
 def find_field(path: str, contract: Contract, wanted_by: str) -> Field:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from ..arrow import HIDDEN
 from ..codes import Code
 from ..contract import Contract, Field
-from ..rules import has_restricted, shown
+from ..rules import classification_made_of, shown
 from ..steps import Attempt, Failure, StepError
 from .spec import Missing
 
@@ -47,8 +47,7 @@ class Misses:
         event_time: str | None = None,
     ) -> None:
         known = {field.name: field for field in contract.fields} if contract else {}
-        # What a step has made may be made of what must not be shown.
-        made = "restricted" if has_restricted(known.values()) else None
+        made = classification_made_of(known.values())  # by a step
         self._fields = [known.get(name, Field(name, "string", classification=made)) for name in on]
         self._place = place
         self._time = known.get(event_time) if event_time else None

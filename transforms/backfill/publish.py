@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -20,12 +20,12 @@ from ...schemas.aggregates.open_windows import (
 )
 from ...schemas.aggregates.spec import ROWS, AggregateSpec
 from ...schemas.aggregates.states import state_schema
-from ...schemas.table import table_of_schema
 from ..aggregate import batches_of
 from ..ledger import LedgerRow
 from ..plan import Plan, Token
 from ..receipts import Part as Kind
 from ..receipts import Receipt, Span
+from ..replay.corrections import corrected_output
 from ..runs import Decision, Prepared, PreparedOutput, RunStore
 from ..write.attempts import PATIENCE_SECONDS
 from ..write.commit import complete, prepared_output
@@ -78,8 +78,7 @@ def target_of(output: Output, spec: AggregateSpec, trigger: Trigger, revision: i
         return Target(output, spec, columns, revision)
     if not isinstance(to, FilesDestination) and has_revisions(output):  # a replay has added them
         columns = pa.schema([*columns, *(field.with_nullable(True) for field in PANES)])
-        data = table_of_schema(columns, output.tables["data"].key, REVISION)
-        output = replace(output, tables={**output.tables, "data": data})
+        output = corrected_output(output, columns)
     return Target(output, spec, columns)
 
 

@@ -39,8 +39,11 @@ from .scores import digest_of, score_rows, to_batch
 Action = Literal["warn", "quarantine", "fail"]
 ACTIONS: tuple[Action, ...] = ("warn", "quarantine", "fail")
 """From the mildest to the sharpest."""
-QUARANTINE = "quarantine"
-"""What the names of outputs of quarantined rows begin with."""
+
+
+def quarantine_name(output: str) -> str:
+    """What the output of an output's quarantined rows is called."""
+    return f"quarantine-{output}"
 
 
 class GateClosed(RuntimeError):
@@ -229,7 +232,7 @@ class Gate:
             def is_bad(receipt: Receipt) -> bool:
                 return not partitions or receipt.folder in partitions
 
-            name = f"{QUARANTINE}-{output.name}"
+            name = quarantine_name(output.name)
             folder = staged_folder(destination(uri, name), token.run_id)
             bad = tuple(_copied(r, folder) for r in output.receipts if is_bad(r))
             left = tuple(receipt for receipt in output.receipts if not is_bad(receipt))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -42,6 +42,7 @@ from ...schemas.aggregates.states import (
     visible_schema,
 )
 from ...schemas.aggregates.windows import Session
+from ...schemas.table import table_of_schema
 from ...schemas.watermarks import FOREVER
 from .. import storage
 from ..aggregate import batches_of
@@ -63,6 +64,12 @@ class Corrections(NamedTuple):
 
     receipts: list[Receipt]
     withdrawn: tuple[str, ...] = ()
+
+
+def corrected_output(output: Output, columns: pa.Schema) -> Output:
+    """An output of these columns, in which of a window the row of the greatest revision stands."""
+    data = table_of_schema(columns, output.tables["data"].key, REVISION)
+    return replace(output, tables={**output.tables, "data": data})
 
 
 def corrected_schema(spec: AggregateSpec, trigger: Trigger, output: Output) -> pa.Schema:
